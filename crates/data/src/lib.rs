@@ -1,0 +1,3 @@
+//! Redis data types on an ordered store.
+
+pub mod table;
