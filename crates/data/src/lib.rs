@@ -1,3 +1,26 @@
-//! Redis data types on an ordered store.
+//! Redis data types on an ordered store: the data of a shard in memory over a table on disk, the
+//! effects that its log carries, and the commands on it. Below the node: knows no sockets, no
+//! clocks, no log.
 
+pub mod coll_mut;
+pub mod command;
+pub mod commands;
+pub mod db;
+pub mod disk;
+pub mod effects;
+pub mod entry;
+pub mod error;
+pub mod index;
+pub mod interest;
+pub mod keyspace;
+pub mod parse;
+pub mod place;
+pub mod settings;
+pub mod sorted;
 pub mod table;
+pub mod testing;
+
+pub use command::{Ctx, Spec};
+pub use db::Db;
+pub use error::Error;
+pub use keyspace::{Expiry, Keyspace};

@@ -1,0 +1,204 @@
+//! What a command is: its name, arity, flags and keys, and the function that executes it.
+//!
+//! A family file in `commands/` holds a table of [`Spec`]s and their functions, parse and execute
+//! side by side. The node routes by [`Spec::keys`] and then calls [`Spec::run`] with every shard
+//! of those keys present in the [`Db`].
+
+use crate::db::Db;
+use crate::error::Error;
+use crate::settings::Settings;
+use quorate_base::{Millis, Prng};
+use quorate_resp::Reply;
+use smallvec::SmallVec;
+
+/// Executes one command: writes exactly one reply, or blocks (see [`Ctx::block`]), or returns the
+/// error to reply instead of whatever was written. `args[0]` is the command's name; the arity has
+/// been checked.
+pub type Run = fn(&mut Ctx<'_>, &[&[u8]]) -> Result<(), Error>;
+
+/// Positions in `args` that are keys.
+pub type KeyPositions = SmallVec<[usize; 8]>;
+
+/// One command of the data layer.
+#[derive(Clone, Copy)]
+pub struct Spec {
+    /// Its name in lower case.
+    pub name: &'static str,
+    /// As in Redis: the exact number of arguments with the name, or minus the least number.
+    pub arity: i32,
+    /// See [`flag`].
+    pub flags: u32,
+    /// Where its keys are.
+    pub keys: Keys,
+    /// What executes it.
+    pub run: Run,
+}
+
+/// Where the keys of a command are among its arguments.
+#[derive(Clone, Copy)]
+pub enum Keys {
+    /// It has no keys and touches no data.
+    None,
+    /// From argument `first` to argument `last` (negative: from the end), every `step`th.
+    Range {
+        /// The first key.
+        first: usize,
+        /// The last key; -1 is the last argument.
+        last: isize,
+        /// The distance between keys.
+        step: usize,
+    },
+    /// Argument `at` says how many keys follow it; `fixed` is one more key before, or 0.
+    Counted {
+        /// Where the number of keys is.
+        at: usize,
+        /// The position of a destination key, or 0.
+        fixed: usize,
+    },
+    /// The function pushes the positions. It may leave out what it cannot parse: executing the
+    /// command then fails on the same argument.
+    Custom(fn(&[&[u8]], &mut KeyPositions)),
+    /// The command needs the whole keyspace.
+    All,
+}
+
+/// The command's only key is its first argument.
+pub const FIRST: Keys = Keys::Range { first: 1, last: 1, step: 1 };
+/// All arguments are keys.
+pub const EVERY: Keys = Keys::Range { first: 1, last: -1, step: 1 };
+/// The first two arguments are keys.
+pub const FIRST_TWO: Keys = Keys::Range { first: 1, last: 2, step: 1 };
+
+/// Command flags, with Redis' meanings and names (`COMMAND INFO`).
+pub mod flag {
+    /// May change data.
+    pub const WRITE: u32 = 1;
+    /// Only reads data.
+    pub const READONLY: u32 = 1 << 1;
+    /// May take more memory; refused when memory is short.
+    pub const DENYOOM: u32 = 1 << 2;
+    /// For operators.
+    pub const ADMIN: u32 = 1 << 3;
+    /// Publish and subscribe.
+    pub const PUBSUB: u32 = 1 << 4;
+    /// Not from scripts.
+    pub const NOSCRIPT: u32 = 1 << 5;
+    /// May block the client.
+    pub const BLOCKING: u32 = 1 << 6;
+    /// Constant or logarithmic time.
+    pub const FAST: u32 = 1 << 7;
+    /// Allowed while data is being loaded.
+    pub const LOADING: u32 = 1 << 8;
+    /// Allowed on a replica with stale data.
+    pub const STALE: u32 = 1 << 9;
+    /// Allowed before authentication.
+    pub const NO_AUTH: u32 = 1 << 10;
+    /// Not inside MULTI.
+    pub const NO_MULTI: u32 = 1 << 11;
+    /// Its keys are not at fixed positions.
+    pub const MOVABLE_KEYS: u32 = 1 << 12;
+}
+
+/// What a command executes in.
+pub struct Ctx<'a> {
+    /// The data.
+    pub db: &'a mut Db,
+    /// Randomness, seeded by the node.
+    pub prng: &'a mut Prng,
+    /// Where the reply goes.
+    pub reply: Reply<'a>,
+    /// Settings that commands look at.
+    pub settings: &'a Settings,
+    /// The time that everything in this step sees.
+    pub now: Millis,
+    /// Inside MULTI: nothing may block.
+    pub in_transaction: bool,
+    /// This is a blocked command that is tried again because one of its keys changed.
+    pub retried: bool,
+    /// Set by [`Ctx::block`].
+    pub blocked: Option<Block>,
+}
+
+/// How a command waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// When to give up; `None` waits for ever.
+    pub deadline: Option<Millis>,
+    /// What to reply then.
+    pub on_timeout: OnTimeout,
+    /// The arguments to execute when a key changes, where they differ from those received.
+    pub rewritten: Option<Vec<Vec<u8>>>,
+}
+
+/// The reply of a command that waited in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTimeout {
+    /// The null reply.
+    Null,
+    /// The null reply of commands that return arrays.
+    NullArray,
+}
+
+impl Ctx<'_> {
+    /// Blocks the client until one of the command's keys changes, then executes the command again.
+    /// `timeout_ms` 0 waits for ever. Inside a transaction replies at once as if it had timed out.
+    pub fn block(&mut self, timeout_ms: u64, on_timeout: OnTimeout, rewritten: Option<Vec<Vec<u8>>>) {
+        if self.in_transaction {
+            match on_timeout {
+                OnTimeout::Null => self.reply.null(),
+                OnTimeout::NullArray => self.reply.null_array(),
+            }
+            return;
+        }
+        let deadline = (timeout_ms > 0).then(|| self.now.saturating_add(timeout_ms));
+        self.blocked = Some(Block { deadline, on_timeout, rewritten });
+    }
+}
+
+impl Spec {
+    /// True if `count` arguments, the name included, are as many as the command takes.
+    #[inline]
+    pub fn accepts(&self, count: usize) -> bool {
+        match usize::try_from(self.arity) {
+            Ok(exact) => count == exact,
+            Err(_) => count >= self.arity.unsigned_abs() as usize,
+        }
+    }
+
+    /// Appends the positions of the keys among `args`; false if it needs the whole keyspace.
+    pub fn key_positions(&self, args: &[&[u8]], out: &mut KeyPositions) -> bool {
+        match self.keys {
+            Keys::None => {}
+            Keys::All => return false,
+            Keys::Custom(find) => find(args, out),
+            Keys::Range { first, last, step } => {
+                let end = if last < 0 {
+                    args.len().saturating_sub(last.unsigned_abs())
+                } else {
+                    last as usize
+                };
+                out.extend((first..=end.min(args.len().saturating_sub(1))).step_by(step));
+            }
+            Keys::Counted { at, fixed } => {
+                if fixed > 0 {
+                    out.push(fixed);
+                }
+                let count = args.get(at).and_then(|a| crate::parse::integer(a)).unwrap_or(0);
+                let count = usize::try_from(count).unwrap_or(0);
+                out.extend((at + 1..args.len()).take(count));
+            }
+        }
+        true
+    }
+
+    /// True if all flags in `flags` are set.
+    #[inline]
+    pub fn is(&self, flags: u32) -> bool {
+        self.flags & flags == flags
+    }
+}
+
+/// Every command of the data layer, by family.
+pub fn families() -> impl Iterator<Item = (&'static str, &'static Spec)> {
+    crate::commands::FAMILIES.iter().flat_map(|(name, specs)| specs.iter().map(move |s| (*name, s)))
+}

@@ -1,0 +1,6 @@
+//! The stream family.
+
+use crate::command::Spec;
+
+/// The family's commands.
+pub(crate) const COMMANDS: &[Spec] = &[];

@@ -1,0 +1,317 @@
+//! A shard between memory and its table: records, loading, flushing, forgetting.
+//!
+//! ```text
+//! table key                                    value
+//! place u64 BE │ 0 │ key                       kind u8 │ flags u8 (1 raw, 2 expires) │ version u64
+//!                                              │ [expiry u64] │ string value
+//!                                              … or for a collection
+//!                                              │ encoding u8 │ generation u64 │ aux
+//! place u64 BE │ 1 │ generation u64 BE │ sub   val
+//! ```
+//!
+//! Place hashes are below 2^63, so keys that start with 0xff are free for the table's own mark.
+
+use crate::entry::{Coll, DIRTY, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
+use crate::keyspace::Keyspace;
+use crate::sorted::Sorted;
+use crate::table::{Flush, Mark, TableError, TableOp};
+use quorate_base::codec::Reader;
+use quorate_base::{Index, Millis, Term};
+
+const RECORD: u8 = 0;
+const ELEMENT: u8 = 1;
+
+impl Keyspace {
+    /// About how many bytes the next flush would write.
+    pub fn dirty_bytes(&self) -> usize {
+        self.dirty_bytes
+    }
+
+    /// How much of the log the table contains.
+    pub fn durable(&self) -> Mark {
+        self.durable
+    }
+
+    /// True between [`Keyspace::cut`] and [`Keyspace::flushed`].
+    pub fn is_flushing(&self) -> bool {
+        self.flushing.is_some()
+    }
+
+    /// Everything that changed since the last cut, as one atomic change of the table. `applied`
+    /// and `term` are of the last entry whose effects memory holds. Only one flush runs at a time.
+    pub fn cut(&mut self, applied: Index, term: Term) -> Flush {
+        assert!(self.flushing.is_none(), "shard {} is being flushed already", self.shard);
+        let mut ops = Vec::with_capacity(self.dirty.len() + self.dead.len());
+        for (place, generation) in self.dead.drain(..) {
+            ops.push(TableOp::DeletePrefix(element_key(place, generation, b"")));
+        }
+        let mut tombs = Vec::new();
+        for place in std::mem::take(&mut self.dirty) {
+            for entry in self.index.at_place_mut(place) {
+                let flags = entry.flags();
+                if flags & DIRTY == 0 {
+                    continue;
+                }
+                entry.set_flags(flags & !DIRTY | STORED);
+                if flags & TOMB != 0 {
+                    ops.push(TableOp::Delete(record_key(place, entry.key())));
+                    tombs.push(place);
+                } else {
+                    write_entry(place, entry, &mut ops);
+                }
+            }
+        }
+        self.dirty_bytes = 0;
+        self.flushing = Some(tombs);
+        let mark = Mark { applied, term, keys: self.keys };
+        Flush { shard: self.shard, mark, clear: std::mem::take(&mut self.cleared), ops }
+    }
+
+    /// The flush that [`Keyspace::cut`] returned is durable with this mark.
+    pub fn flushed(&mut self, mark: Mark) {
+        let tombs = self.flushing.take().expect("a flush was cut before it completed");
+        for place in tombs {
+            let gone: Vec<Vec<u8>> = self
+                .index
+                .at_place_mut(place)
+                .filter(|e| e.flags() & (TOMB | DIRTY) == TOMB)
+                .map(|e| e.key().to_vec())
+                .collect();
+            for key in gone {
+                if let Some(tomb) = self.index.remove(place, &key) {
+                    self.entry_bytes -= tomb.bytes();
+                }
+            }
+        }
+        self.durable = mark;
+    }
+
+    /// Forgets every entry that equals its record; what remains is dirty. The shard is served
+    /// from its table from now on. Does nothing while a flush runs.
+    pub fn evict(&mut self) {
+        if self.flushing.is_some() || self.cleared {
+            return;
+        }
+        let mut freed = 0;
+        let expiries = &mut self.expiries;
+        let seed = self.index.seed();
+        self.index.retain(|entry| {
+            let keep = entry.flags() & DIRTY != 0;
+            if !keep {
+                freed += entry.bytes();
+                if let Some(at) = entry.expiry() {
+                    expiries.remove(&(at, crate::place::place_hash(seed, entry.key())));
+                }
+            }
+            keep
+        });
+        self.entry_bytes -= freed;
+        if self.keys > 0 || !self.index.is_empty() {
+            (self.resident, self.load_from) = (false, Some(Vec::new()));
+            // What stays may have been created while everything was in memory.
+            let places: Vec<u64> = self.dirty.clone();
+            for place in places {
+                for entry in self.index.at_place_mut(place) {
+                    entry.set_flags(entry.flags() | STORED);
+                }
+            }
+        }
+    }
+
+    /// Loads about `limit` more pairs of the table into memory; true when all are loaded.
+    pub fn load_some(&mut self, limit: usize) -> Result<bool, TableError> {
+        let Some(from) = self.load_from.take() else { return Ok(true) };
+        let mut strings = Vec::new();
+        let mut colls = Vec::new();
+        let mut next = None;
+        let mut seen = 0;
+        self.table.scan(&from, None, &mut |key, value| {
+            if seen >= limit {
+                next = Some(key.to_vec());
+                return false;
+            }
+            seen += 1;
+            match split_key(key) {
+                Some((place, RECORD, name)) => {
+                    if value.first() == Some(&(Kind::String as u8)) {
+                        strings.push((place, name.to_vec(), value.to_vec()));
+                    } else {
+                        colls.push((place, name.to_vec()));
+                    }
+                    true
+                }
+                Some((place, ELEMENT, _)) => {
+                    // Collections are loaded by key; go on behind the elements of this place.
+                    next = Some((place + 1).to_be_bytes().to_vec());
+                    false
+                }
+                _ => false,
+            }
+        })?;
+        for (place, key, record) in strings {
+            if self.index.get(place, &key).is_none() {
+                self.insert_record(place, &key, &record)?;
+            }
+        }
+        for (place, key) in colls {
+            if self.index.get(place, &key).is_none() {
+                self.load_record(place, &key)?;
+            }
+        }
+        self.resident = next.is_none();
+        self.load_from = next;
+        Ok(self.resident)
+    }
+
+    /// Brings one key from the table into memory, if the table has it.
+    pub(crate) fn load_record(&mut self, place: u64, key: &[u8]) -> Result<(), TableError> {
+        if let Some(record) = self.table.get(&record_key(place, key))? {
+            self.insert_record(place, key, &record)?;
+        }
+        Ok(())
+    }
+
+    fn insert_record(&mut self, place: u64, key: &[u8], record: &[u8]) -> Result<(), TableError> {
+        let damaged = || {
+            TableError(format!(
+                "shard {}: the record of key {:?} makes no sense; it was written by a newer \
+                 version, or it is damaged",
+                self.shard,
+                String::from_utf8_lossy(key)
+            ))
+        };
+        let mut entry = decode_record(key, record).ok_or_else(damaged)?;
+        if let Entry::Coll(coll) = &mut entry {
+            let prefix = element_key(place, coll.generation, b"");
+            let end = crate::sorted::prefix_end(&prefix);
+            let elements = &mut coll.elements;
+            self.table.scan(&prefix, end.as_deref(), &mut |key, val| {
+                elements.put(&key[prefix.len()..], val, false);
+                true
+            })?;
+        }
+        entry.set_flags(entry.flags() | STORED);
+        if let Some(at) = entry.expiry() {
+            self.expiries.insert((at, place));
+        }
+        self.entry_bytes += entry.bytes();
+        self.index.insert(place, entry);
+        Ok(())
+    }
+
+    /// The keys of the table from place `from` on, about `limit` of them, whole places only, and
+    /// the place to go on from. For SCAN over a shard that is not resident.
+    pub(crate) fn table_keys(
+        &self,
+        from: u64,
+        limit: usize,
+    ) -> Result<(Vec<(u64, Vec<u8>)>, Option<u64>), TableError> {
+        let mut keys: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut start = from.to_be_bytes().to_vec();
+        loop {
+            let mut skip = None;
+            let mut next = None;
+            self.table.scan(&start, None, &mut |key, _| match split_key(key) {
+                Some((place, RECORD, name)) => {
+                    if keys.len() >= limit && keys.last().is_some_and(|(last, _)| *last != place) {
+                        next = Some(place);
+                        return false;
+                    }
+                    keys.push((place, name.to_vec()));
+                    true
+                }
+                Some((place, _, _)) => {
+                    skip = Some((place + 1).to_be_bytes().to_vec());
+                    false
+                }
+                None => false,
+            })?;
+            match skip {
+                Some(behind) => start = behind,
+                None => return Ok((keys, next)),
+            }
+        }
+    }
+}
+
+fn write_entry(place: u64, entry: &mut Entry, ops: &mut Vec<TableOp>) {
+    let key = record_key(place, entry.key());
+    let mut value = vec![entry.kind() as u8, entry.flags() & (RAW | EXPIRES)];
+    value.extend_from_slice(&entry.version().to_le_bytes());
+    if let Some(at) = entry.expiry() {
+        value.extend_from_slice(&at.to_le_bytes());
+    }
+    match entry {
+        Entry::Flat(_) => value.extend_from_slice(entry.value().expect("no tombstone here")),
+        Entry::Coll(coll) => {
+            value.push(coll.encoding);
+            value.extend_from_slice(&coll.generation.to_le_bytes());
+            value.extend_from_slice(&coll.aux);
+            write_elements(place, coll, ops);
+        }
+    }
+    ops.push(TableOp::Put(key, value));
+}
+
+fn write_elements(place: u64, coll: &mut Coll, ops: &mut Vec<TableOp>) {
+    let generation = coll.generation;
+    let mut removed = std::mem::take(&mut coll.removed);
+    removed.sort_unstable();
+    removed.dedup();
+    for sub in removed {
+        if coll.elements.get(&sub).is_none() {
+            ops.push(TableOp::Delete(element_key(place, generation, &sub)));
+        }
+    }
+    coll.elements.take_dirty(|sub, val| {
+        ops.push(TableOp::Put(element_key(place, generation, sub), val.to_vec()));
+    });
+}
+
+fn record_key(place: u64, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(9 + key.len());
+    out.extend_from_slice(&place.to_be_bytes());
+    out.push(RECORD);
+    out.extend_from_slice(key);
+    out
+}
+
+fn element_key(place: u64, generation: u64, sub: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(17 + sub.len());
+    out.extend_from_slice(&place.to_be_bytes());
+    out.push(ELEMENT);
+    out.extend_from_slice(&generation.to_be_bytes());
+    out.extend_from_slice(sub);
+    out
+}
+
+fn split_key(key: &[u8]) -> Option<(u64, u8, &[u8])> {
+    let (place, rest) = key.split_first_chunk::<8>()?;
+    let (tag, name) = rest.split_first()?;
+    let place = u64::from_be_bytes(*place);
+    (place >> 63 == 0).then_some((place, *tag, name))
+}
+
+fn decode_record(key: &[u8], record: &[u8]) -> Option<Entry> {
+    let mut reader = Reader::new(record);
+    let (kind, flags) = (Kind::from_tag(reader.u8()?)?, reader.u8()?);
+    let version = reader.u64()?;
+    let expiry: Option<Millis> = if flags & EXPIRES != 0 { Some(reader.u64()?) } else { None };
+    if kind == Kind::String {
+        return Some(Entry::string(key, reader.rest(), version, expiry, flags & RAW != 0, 0));
+    }
+    let (encoding, generation) = (reader.u8()?, reader.u64()?);
+    Some(Entry::Coll(Box::new(Coll {
+        key: key.into(),
+        kind,
+        flags: flags & EXPIRES,
+        encoding,
+        accessed: 0,
+        version,
+        generation,
+        expiry: expiry.unwrap_or(0),
+        aux: reader.rest().to_vec(),
+        elements: Sorted::default(),
+        removed: Vec::new(),
+    })))
+}

@@ -1,0 +1,385 @@
+//! The elements of one collection in memory: a sorted map of short byte strings that also
+//! knows the rank of each element.
+//!
+//! A deque of chunks, each a deque of at most [`CHUNK_ITEMS_MAX`] items in order; no chunk is
+//! empty. Finding is two binary searches; insertion moves at most half a chunk; iteration walks
+//! contiguous memory; both ends grow in constant time. Every item remembers whether it changed
+//! since the last flush.
+
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+/// An element's name, ordered bytewise; up to 24 bytes are stored in place.
+pub type Sub = SmallVec<[u8; 24]>;
+
+/// An element's value; up to 16 bytes are stored in place.
+pub type Val = SmallVec<[u8; 16]>;
+
+/// The most items one chunk holds.
+const CHUNK_ITEMS_MAX: usize = 128;
+
+#[derive(Clone, Debug)]
+struct Item {
+    sub: Sub,
+    val: Val,
+    dirty: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    items: VecDeque<Item>,
+    dirty: bool,
+}
+
+/// A sorted map with ranks.
+#[derive(Clone, Debug, Default)]
+pub struct Sorted {
+    chunks: VecDeque<Chunk>,
+    len: usize,
+    heap: usize,
+}
+
+/// Where an element is, or where it would be inserted.
+#[derive(Clone, Copy)]
+struct At {
+    chunk: usize,
+    item: usize,
+}
+
+impl Sorted {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True without elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// About how many bytes of memory the elements take.
+    pub fn bytes(&self) -> usize {
+        self.len * size_of::<Item>() * 5 / 4 + self.heap
+    }
+
+    /// The value of `sub`.
+    pub fn get(&self, sub: &[u8]) -> Option<&[u8]> {
+        let at = self.find(sub).ok()?;
+        Some(&self.chunks[at.chunk].items[at.item].val)
+    }
+
+    /// Sets the value of `sub`; returns the previous one. `dirty` marks it for the next flush.
+    pub fn put(&mut self, sub: &[u8], val: &[u8], dirty: bool) -> Option<Val> {
+        match self.find(sub) {
+            Ok(at) => {
+                let chunk = &mut self.chunks[at.chunk];
+                let item = &mut chunk.items[at.item];
+                self.heap -= heap(&item.val);
+                let old = std::mem::replace(&mut item.val, Val::from_slice(val));
+                self.heap += heap(&item.val);
+                item.dirty |= dirty;
+                chunk.dirty |= dirty;
+                Some(old)
+            }
+            Err(at) => {
+                let item = Item { sub: Sub::from_slice(sub), val: Val::from_slice(val), dirty };
+                self.heap += heap(&item.sub) + heap(&item.val);
+                self.insert(at, item);
+                None
+            }
+        }
+    }
+
+    /// Removes `sub`; returns its value.
+    pub fn remove(&mut self, sub: &[u8]) -> Option<Val> {
+        let at = self.find(sub).ok()?;
+        let items = &mut self.chunks[at.chunk].items;
+        let item = items.remove(at.item).expect("find returned a place inside the chunk");
+        if items.is_empty() {
+            self.chunks.remove(at.chunk);
+        }
+        self.heap -= heap(&item.sub) + heap(&item.val);
+        self.len -= 1;
+        Some(item.val)
+    }
+
+    /// The element with exactly `rank` smaller ones.
+    pub fn nth(&self, rank: usize) -> Option<(&[u8], &[u8])> {
+        self.iter_from_rank(rank).next()
+    }
+
+    /// The number of elements smaller than `sub`, which need not exist.
+    pub fn rank(&self, sub: &[u8]) -> usize {
+        let at = match self.find(sub) {
+            Ok(at) | Err(at) => at,
+        };
+        self.chunks.iter().take(at.chunk).map(|c| c.items.len()).sum::<usize>() + at.item
+    }
+
+    /// All elements in order; reversible.
+    pub fn iter(&self) -> Iter<'_> {
+        self.iter_from_rank(0)
+    }
+
+    /// The elements from the one with `rank` smaller ones to the last.
+    pub fn iter_from_rank(&self, rank: usize) -> Iter<'_> {
+        let front = self.locate(rank);
+        Iter { map: self, front, back: self.end(), left: self.len.saturating_sub(rank) }
+    }
+
+    /// The elements with ranks from `from` up to, not including, `to`; reversible.
+    pub fn iter_ranks(&self, from: usize, to: usize) -> Iter<'_> {
+        let to = to.min(self.len);
+        let from = from.min(to);
+        Iter { map: self, front: self.locate(from), back: self.locate(to), left: to - from }
+    }
+
+    /// The elements between two bounds; reversible. Takes ranks of both ends, O(chunks).
+    pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Iter<'_> {
+        self.iter_ranks(self.lower_rank(from), self.upper_rank(to))
+    }
+
+    /// The rank of the first element within a lower bound.
+    pub fn lower_rank(&self, from: Bound<&[u8]>) -> usize {
+        match from {
+            Bound::Unbounded => 0,
+            Bound::Included(sub) => self.rank(sub),
+            Bound::Excluded(sub) => self.rank(sub) + usize::from(self.find(sub).is_ok()),
+        }
+    }
+
+    /// One past the rank of the last element within an upper bound.
+    pub fn upper_rank(&self, to: Bound<&[u8]>) -> usize {
+        match to {
+            Bound::Unbounded => self.len,
+            Bound::Included(sub) => self.rank(sub) + usize::from(self.find(sub).is_ok()),
+            Bound::Excluded(sub) => self.rank(sub),
+        }
+    }
+
+    /// The elements that start with `prefix`, in order; reversible.
+    pub fn prefixed(&self, prefix: &[u8]) -> Iter<'_> {
+        let end = prefix_end(prefix);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.range(Bound::Included(prefix), to)
+    }
+
+    /// Hands every element that changed since the last call to `visit`.
+    pub fn take_dirty(&mut self, mut visit: impl FnMut(&[u8], &[u8])) {
+        for chunk in self.chunks.iter_mut().filter(|c| c.dirty) {
+            chunk.dirty = false;
+            for item in chunk.items.iter_mut().filter(|i| i.dirty) {
+                item.dirty = false;
+                visit(&item.sub, &item.val);
+            }
+        }
+    }
+
+    /// Marks every element as changed, as if all had just been put.
+    pub fn mark_all_dirty(&mut self) {
+        for chunk in &mut self.chunks {
+            chunk.dirty = true;
+            chunk.items.iter_mut().for_each(|i| i.dirty = true);
+        }
+    }
+
+    fn insert(&mut self, at: At, item: Item) {
+        self.len += 1;
+        if at.chunk == self.chunks.len() {
+            let dirty = item.dirty;
+            self.chunks.push_back(Chunk { items: VecDeque::from([item]), dirty });
+            return;
+        }
+        let last = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[at.chunk];
+        chunk.dirty |= item.dirty;
+        if chunk.items.len() < CHUNK_ITEMS_MAX {
+            chunk.items.insert(at.item, item);
+            return;
+        }
+        let dirty = chunk.dirty;
+        if at.chunk == last && at.item == CHUNK_ITEMS_MAX {
+            self.chunks.push_back(Chunk { items: VecDeque::from([item]), dirty });
+        } else if at.chunk == 0 && at.item == 0 {
+            self.chunks.push_front(Chunk { items: VecDeque::from([item]), dirty });
+        } else {
+            let half = CHUNK_ITEMS_MAX / 2;
+            let mut right = chunk.items.split_off(half);
+            if at.item <= half {
+                chunk.items.insert(at.item, item);
+            } else {
+                right.insert(at.item - half, item);
+            }
+            self.chunks.insert(at.chunk + 1, Chunk { items: right, dirty });
+        }
+    }
+
+    /// `Ok` with the place of `sub`, or `Err` with the place where it belongs.
+    fn find(&self, sub: &[u8]) -> Result<At, At> {
+        // The last chunk whose first item is not greater than `sub`.
+        let after = self.chunks.partition_point(|c| c.items[0].sub.as_slice() <= sub);
+        let Some(chunk) = after.checked_sub(1) else { return Err(At { chunk: 0, item: 0 }) };
+        let items = &self.chunks[chunk].items;
+        match items.binary_search_by(|i| i.sub.as_slice().cmp(sub)) {
+            Ok(item) => Ok(At { chunk, item }),
+            Err(item) => Err(At { chunk, item }),
+        }
+    }
+
+    /// The place of the element with `rank` smaller ones, or the end.
+    fn locate(&self, rank: usize) -> At {
+        if rank >= self.len {
+            return self.end();
+        }
+        if rank <= self.len / 2 {
+            let mut left = rank;
+            for (chunk, c) in self.chunks.iter().enumerate() {
+                match left.checked_sub(c.items.len()) {
+                    None => return At { chunk, item: left },
+                    Some(rest) => left = rest,
+                }
+            }
+        } else {
+            let mut start = self.len;
+            for (chunk, c) in self.chunks.iter().enumerate().rev() {
+                start -= c.items.len();
+                if rank >= start {
+                    return At { chunk, item: rank - start };
+                }
+            }
+        }
+        unreachable!("rank {rank} is below the length {}", self.len)
+    }
+
+    fn end(&self) -> At {
+        At { chunk: self.chunks.len(), item: 0 }
+    }
+}
+
+/// The smallest byte string greater than all that start with `prefix`; `None` if there is none.
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let keep = prefix.iter().rposition(|&b| b != 0xff)? + 1;
+    let mut end = prefix[..keep].to_vec();
+    end[keep - 1] += 1;
+    Some(end)
+}
+
+fn heap<const N: usize>(bytes: &SmallVec<[u8; N]>) -> usize {
+    if bytes.spilled() { bytes.capacity() } else { 0 }
+}
+
+/// Elements in order, from either end.
+#[derive(Clone)]
+pub struct Iter<'a> {
+    map: &'a Sorted,
+    front: At,
+    back: At,
+    left: usize,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let chunk = &self.map.chunks[self.front.chunk];
+        let item = &chunk.items[self.front.item];
+        self.front.item += 1;
+        if self.front.item == chunk.items.len() {
+            self.front = At { chunk: self.front.chunk + 1, item: 0 };
+        }
+        Some((&item.sub, &item.val))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl DoubleEndedIterator for Iter<'_> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        if self.back.item == 0 {
+            self.back.chunk -= 1;
+            self.back.item = self.map.chunks[self.back.chunk].items.len();
+        }
+        self.back.item -= 1;
+        let item = &self.map.chunks[self.back.chunk].items[self.back.item];
+        Some((&item.sub, &item.val))
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn pairs(map: &Sorted) -> Vec<(Vec<u8>, Vec<u8>)> {
+        map.iter().map(|(s, v)| (s.to_vec(), v.to_vec())).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn behaves_as_an_ordered_map_with_ranks(
+            steps in prop::collection::vec((0u8..4, 0u32..400), 0..1200),
+        ) {
+            let mut map = Sorted::default();
+            let mut model = BTreeMap::new();
+            for (what, n) in steps {
+                let key = n.to_be_bytes();
+                if what == 0 {
+                    let old = map.remove(&key).map(|v| v.to_vec());
+                    prop_assert_eq!(old, model.remove(key.as_slice()));
+                } else {
+                    let val = vec![what; n as usize % 40];
+                    let old = map.put(&key, &val, false).map(|v| v.to_vec());
+                    prop_assert_eq!(old, model.insert(key.to_vec(), val));
+                }
+            }
+            prop_assert_eq!(map.len(), model.len());
+            prop_assert_eq!(pairs(&map), model.clone().into_iter().collect::<Vec<_>>());
+            let backwards: Vec<_> = map.iter().rev().map(|(s, _)| s.to_vec()).collect();
+            prop_assert_eq!(backwards, model.keys().rev().cloned().collect::<Vec<_>>());
+            for (rank, (key, val)) in model.iter().enumerate() {
+                prop_assert_eq!(map.rank(key), rank);
+                prop_assert_eq!(map.nth(rank), Some((key.as_slice(), val.as_slice())));
+            }
+            for bound in [0u32, 7, 200, 399, 1000] {
+                let key = bound.to_be_bytes();
+                let got: Vec<_> = map.range(Bound::Excluded(&key), Bound::Unbounded)
+                    .map(|(s, _)| s.to_vec()).collect();
+                let want: Vec<_> = model
+                    .range::<[u8], _>((Bound::Excluded(key.as_slice()), Bound::Unbounded))
+                    .map(|(k, _)| k.clone()).collect();
+                prop_assert_eq!(got, want);
+            }
+        }
+    }
+
+    #[test]
+    fn both_ends_grow_into_full_chunks() {
+        let mut map = Sorted::default();
+        for n in 0..10_000u32 {
+            map.put(&(20_000 + n).to_be_bytes(), b"v", true);
+            map.put(&(20_000 - 1 - n).to_be_bytes(), b"v", true);
+        }
+        assert!(map.chunks.len() <= 20_000 / CHUNK_ITEMS_MAX + 2, "{} chunks", map.chunks.len());
+        let mut dirty = 0;
+        map.take_dirty(|_, _| dirty += 1);
+        assert_eq!(dirty, 20_000);
+        map.take_dirty(|_, _| panic!("nothing changed since"));
+    }
+
+    #[test]
+    fn prefix_end_skips_trailing_ff() {
+        assert_eq!(prefix_end(b"a\xff"), Some(b"b".to_vec()));
+        assert_eq!(prefix_end(b"\xff\xff"), None);
+    }
+}
