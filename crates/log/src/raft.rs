@@ -446,6 +446,17 @@ impl RaftLog {
         }
     }
 
+    /// Whether a follower refused, before it caught up, a position that it holds by now. The engine
+    /// would go back for it to entries that have left memory. (A voter that lost what it
+    /// acknowledged is another matter: it must not come back as the same voter.)
+    fn is_stale_rejection(&self, message: &Message) -> bool {
+        message.reject
+            && message.get_msg_type() == MessageType::MsgAppendResponse
+            && message.term == self.raft.term
+            && self.leading.is_some()
+            && self.raft.prs().get(message.from).is_some_and(|peer| message.index <= peer.matched)
+    }
+
     /// A local message to the engine. It refuses some silently; each caller copes with that.
     fn call(&mut self, message: Message) {
         let _ = self.raft.step(message);
@@ -491,6 +502,9 @@ impl Log for RaftLog {
             self.rejected += 1;
             return;
         };
+        if self.is_stale_rejection(&incoming.message) {
+            return;
+        }
         let first = incoming.message.index + 1;
         self.floor = self.floor.max(incoming.floor);
         let _ = self.raft.step(incoming.message);

@@ -52,10 +52,7 @@ fn a_single_voter_leads_at_once_and_commits_what_is_durable() {
     let first = take(&mut log);
     assert_eq!(first.gained_leadership, Some(Leadership { term: 1, start: 1 }));
     assert!(matches!(first.persist[0].body, Body::State(_)));
-    assert_eq!(
-        entries(&first.persist),
-        [(1, vec![]), (2, b"a".to_vec()), (3, b"b".to_vec())]
-    );
+    assert_eq!(entries(&first.persist), [(1, vec![]), (2, b"a".to_vec()), (3, b"b".to_vec())]);
     assert_eq!(first.commit, 0);
 
     log.propose(b"c".to_vec()).unwrap();
@@ -97,8 +94,7 @@ fn a_single_voter_comes_back_from_every_prefix() {
         for applied in 0..=all.len() as u64 {
             let mut log = alone(replay(&journal[..kept], applied, u64::from(applied > 0)));
             let out = take(&mut log);
-            let got: Vec<_> =
-                out.committed.iter().map(|e| (e.index, e.payload.to_vec())).collect();
+            let got: Vec<_> = out.committed.iter().map(|e| (e.index, e.payload.to_vec())).collect();
             assert_eq!(got, all[applied as usize..], "{kept} records kept, {applied} applied");
             assert_eq!(out.commit, all.len() as u64);
             assert_eq!(log.accepts(), got.is_empty());

@@ -11,8 +11,8 @@ use crate::{Log, Outputs};
 use std::collections::BTreeMap;
 
 const STEP_MS: Millis = 10;
-const FAULTS_MS: Millis = 8_000;
-const HEALED_MS: Millis = 8_000;
+const FAULTS_MS: Millis = 15_000;
+const HEALED_MS: Millis = 6_000;
 
 type Said = (Term, Vec<u8>);
 
@@ -85,9 +85,9 @@ impl World {
             lose: up_to(200),
             delay_steps: up_to(12),
             sync_steps: up_to(12),
-            crash: up_to(6),
-            cut: up_to(10),
-            transfer: up_to(8),
+            crash: up_to(8),
+            cut: up_to(20),
+            transfer: up_to(20),
             propose: 50 + up_to(500),
         };
         let mut world = Self {
@@ -303,7 +303,7 @@ impl World {
             }
         }
         if self.cut_off.is_some() {
-            if self.chance(10) {
+            if self.chance(5) {
                 self.cut_off = None;
             }
         } else if self.chance(self.faults.cut) {
@@ -312,7 +312,7 @@ impl World {
         if self.chance(self.faults.transfer) {
             let (at, to) = (self.prng.below(3) as usize, self.prng.below(3) + 1);
             if let Some(replica) = &mut self.replicas[at] {
-                replica.log.transfer(to);
+                if to % 2 == 0 { replica.log.transfer(to) } else { replica.log.campaign() }
             }
         }
     }
@@ -368,7 +368,7 @@ fn three_voters_agree_whatever_happens() {
         total.replayed += seen.replayed;
         total.trimmed += u64::from(seen.trimmed > 1);
     }
-    println!("{total:?}");
+    eprintln!("{total:?}");
     assert!(total.losses > 100 && total.crashes > 100 && total.trimmed > 100, "{total:?}");
     assert!(total.acknowledged > 10_000 && total.reads > 10_000, "{total:?}");
 }
