@@ -182,7 +182,10 @@ impl Shard {
         let before = Snapshot::take(&generation, writer.written);
         let seqno = generation.seqno.next();
         let tree = &generation.tree;
-        for op in flush.ops {
+        let mut ops = flush.ops;
+        // In key order each insertion walks the memtable where the one before left it cached.
+        ops.sort_unstable_by(|a, b| key_of(a).cmp(key_of(b)));
+        for op in ops {
             match op {
                 TableOp::Put(key, value) => {
                     let value = keys::stored_value(&key, value);
@@ -353,4 +356,10 @@ fn sweep(writer: &mut Writer) -> Result<bool, StoreError> {
         files::remove_dir(&generation.dir)?;
     }
     Ok(!gone.is_empty())
+}
+
+fn key_of(op: &TableOp) -> &[u8] {
+    match op {
+        TableOp::Put(key, _) | TableOp::Delete(key) | TableOp::DeletePrefix(key) => key,
+    }
 }
