@@ -24,6 +24,7 @@
 
 mod error;
 mod files;
+mod gone;
 mod keys;
 mod shard;
 mod snapshot;
@@ -137,8 +138,9 @@ impl Store {
         self.shard(shard).persist()
     }
 
-    /// One bounded piece of background work on `shard`: a compaction, or the removal of files
-    /// that no reader uses any more. True when it changed something, so there may be more to do.
+    /// One bounded piece of background work on `shard`: the removal of files that no reader uses
+    /// any more, of pairs of a removed prefix, or a compaction. True when it changed something, so
+    /// there may be more to do. It may add to [`Store::unpersisted_bytes`], up to a bound.
     /// May run beside `write` and `persist`; one call for each shard at a time.
     pub fn maintain(&self, shard: ShardId) -> Result<bool, StoreError> {
         self.shard(shard).maintain()

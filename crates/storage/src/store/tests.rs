@@ -509,3 +509,36 @@ fn a_killed_process_leaves_a_persisted_state() {
 fn child_mark(at: u64) -> Mark {
     if at == 0 { Mark::default() } else { child_flush(at).mark }
 }
+
+#[test]
+fn a_removed_prefix_goes_piece_by_piece_and_survives_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let ops = (0..1000u16).map(|n| put([&[5, 0][..], &n.to_be_bytes()].concat(), "old"));
+    store.write(flush(1, 1, false, ops.chain([put([4], "a"), put([6], "b")]).collect())).unwrap();
+    store.persist(1).unwrap();
+    let before = store.unpersisted_bytes(1);
+    store.write(flush(1, 2, false, vec![TableOp::DeletePrefix(vec![5, 0])])).unwrap();
+    assert!(store.unpersisted_bytes(1) - before < 2000, "a tombstone for each pair was written");
+    store.write(flush(1, 3, false, vec![put([5, 0, 0, 9], "new")])).unwrap();
+    store.persist(1).unwrap();
+    let expected: Model = [(vec![4], "a"), (vec![5, 0, 0, 9], "new"), (vec![6], "b")]
+        .map(|(key, value)| (key, value.as_bytes().to_vec()))
+        .into();
+    for round in 0..2000u32 {
+        let table = store.table(1);
+        assert_eq!(contents(&*table).unwrap(), expected);
+        assert_eq!(table.get(&[5, 0, 0, 8]).unwrap(), None);
+        assert_eq!(table.get(&[5, 0, 0, 9]).unwrap().unwrap(), b"new");
+        drop(table);
+        let changed = store.maintain(1).unwrap();
+        if round.is_multiple_of(97) {
+            store.persist(1).unwrap();
+            drop(store);
+            store = open(dir.path());
+        } else if !changed {
+            return;
+        }
+    }
+    panic!("maintenance never ends");
+}
