@@ -154,12 +154,20 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome<()> {
         divide: if args.quick { QUICK_DIVIDE } else { 1 },
         run_directory: &run_directory.0,
     };
-    let mut sections = Vec::new();
-    for family in chosen {
-        sections.push(measure(family, &plan, generator.as_ref())?);
-    }
     let measured = measured(args, &plan, &machine, generator.as_ref());
-    tell(args, &sections, &measured, &machine)
+    let mut sections = Vec::new();
+    let mut failures = Vec::new();
+    for family in chosen {
+        // One family's failure, or an end by hand, does not take back the others' figures.
+        match measure(family, &plan, generator.as_ref()) {
+            Ok(section) => {
+                sections.push(section);
+                tell(args, &sections, &measured, &machine)?;
+            }
+            Err(reason) => failures.push(reason),
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\nxtask: ")) }
 }
 
 fn wants(args: &BenchArgs, family: Family) -> bool {
@@ -209,11 +217,11 @@ fn measured(
     text
 }
 
+/// Prints the newest section and brings the files up to date.
 fn tell(args: &BenchArgs, sections: &[Section], measured: &str, machine: &Machine) -> Outcome<()> {
-    let texts: Vec<_> = sections.iter().map(|s| (s.id, s.markdown(measured))).collect();
-    for (_, text) in &texts {
-        println!("{text}");
-    }
+    let Some(newest) = sections.last() else { return Ok(()) };
+    let text = newest.markdown(measured);
+    println!("{text}");
     if let Some(path) = &args.json {
         let report = json!({
             "machine": machine.json(),
@@ -224,7 +232,7 @@ fn tell(args: &BenchArgs, sections: &[Section], measured: &str, machine: &Machin
     }
     if let Some(path) = &args.out {
         // Read again: the prose may have been edited meanwhile.
-        write(path, &splice(&read(path)?, &Family::IDS, &texts)?)?;
+        write(path, &splice(&read(path)?, &Family::IDS, &[(newest.id, text)])?)?;
     }
     Ok(())
 }
