@@ -28,7 +28,7 @@ pub trait Disk {
     fn remove(&mut self, number: u64) -> io::Result<()>;
 
     /// Fills `bytes` from a segment.
-    fn read(&mut self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+    fn read(&self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 
     /// Writes whole blocks at a block boundary, from memory that is aligned likewise if
     /// `sync`. With `sync` these blocks (and no others) are durable on return.
@@ -62,7 +62,7 @@ impl<D: Disk> Disk for &mut D {
         (**self).remove(number)
     }
 
-    fn read(&mut self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+    fn read(&self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         (**self).read(number, offset, bytes)
     }
 
@@ -201,7 +201,7 @@ impl Disk for FileDisk {
         self.sync_directory()
     }
 
-    fn read(&mut self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+    fn read(&self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         File::open(self.path(number))?.read_exact_at(bytes, offset)
     }
 

@@ -129,8 +129,8 @@ impl Disk for MemoryDisk {
         self.segments.remove(&number).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
-    fn read(&mut self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        let segment = self.segment(number)?;
+    fn read(&self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let segment = self.segments.get(&number).ok_or(io::ErrorKind::NotFound)?;
         let from = segment.bytes.get(offset as usize..).and_then(|rest| rest.get(..bytes.len()));
         bytes.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
