@@ -93,8 +93,8 @@ struct Writer {
     gone: Gone,
     /// Below it, no pair that the oldest of `gone` removed is left.
     gone_until: Vec<u8>,
-    /// Cleared away, but perhaps still what the pointer names.
-    superseded: Vec<Arc<Generation>>,
+    /// Cleared away, but still what the pointer names.
+    superseded: Option<Arc<Generation>>,
     /// To be removed from disk when no reader holds them.
     retired: Vec<Arc<Generation>>,
     /// Replaced snapshots: kept until no reader holds them, so that it is never a reader that
@@ -121,7 +121,7 @@ impl Shard {
             next_generation: 1,
             gone: Gone::default(),
             gone_until: Vec::new(),
-            superseded: Vec::new(),
+            superseded: None,
             retired: Vec::new(),
             replaced: Vec::new(),
             failed: None,
@@ -153,7 +153,7 @@ impl Shard {
         }
         let tree_dir = dir.join(number.to_string());
         // `lsm-tree` would take an absent manifest for a new tree.
-        files::check_manifest(&tree_dir)?;
+        files::check_tree(&tree_dir)?;
         let generation = Generation::open(number, tree_dir, &shared)?;
         let found = Snapshot::take(&generation, Mark::default(), Gone::default());
         let Some(mark) = found.stored_mark()? else {
@@ -197,8 +197,11 @@ impl Shard {
 
     fn write_into(&self, writer: &mut Writer, flush: Flush) -> Result<(), StoreError> {
         if flush.clear {
-            writer.superseded.extend(writer.live.take());
-            writer.gone = Gone::default();
+            if let Some(old) = writer.live.take() {
+                let counts = writer.pointed == Some(old.number);
+                if counts { writer.superseded = Some(old) } else { writer.retired.push(old) }
+            }
+            (writer.gone, writer.gone_until) = (Gone::default(), Vec::new());
         }
         let generation = match &writer.live {
             Some(generation) => Arc::clone(generation),
@@ -273,8 +276,7 @@ impl Shard {
             writer.pointed = Some(live.number);
         }
         writer.durable = writer.written;
-        let superseded = std::mem::take(&mut writer.superseded);
-        writer.retired.extend(superseded);
+        writer.retired.extend(writer.superseded.take());
         self.unpersisted.store(0, Ordering::Relaxed);
         self.publish(writer);
         Ok(())
@@ -350,8 +352,7 @@ impl Shard {
         writer.pointed = None;
         (writer.written, writer.durable) = (Mark::default(), Mark::default());
         (writer.gone, writer.gone_until) = (Gone::default(), Vec::new());
-        let live = writer.live.take();
-        let superseded = std::mem::take(&mut writer.superseded);
+        let (live, superseded) = (writer.live.take(), writer.superseded.take());
         writer.retired.extend(live.into_iter().chain(superseded));
         self.unpersisted.store(0, Ordering::Relaxed);
         self.publish(&mut writer);
