@@ -30,6 +30,10 @@ pub trait Disk {
     /// Fills `bytes` from a segment.
     fn read(&self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 
+    /// Makes sure, as well as can be, that [`Disk::read`] returns what the disk holds and not
+    /// what a cache holds: after a failed sync the two may differ without another error.
+    fn drop_cached(&self, number: u64) -> io::Result<()>;
+
     /// Writes whole blocks at a block boundary, from memory that is aligned likewise if
     /// `sync`. With `sync` these blocks (and no others) are durable on return.
     fn write(&mut self, number: u64, offset: u64, bytes: &[u8], sync: bool) -> io::Result<()>;
@@ -64,6 +68,10 @@ impl<D: Disk> Disk for &mut D {
 
     fn read(&self, number: u64, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         (**self).read(number, offset, bytes)
+    }
+
+    fn drop_cached(&self, number: u64) -> io::Result<()> {
+        (**self).drop_cached(number)
     }
 
     fn write(&mut self, number: u64, offset: u64, bytes: &[u8], sync: bool) -> io::Result<()> {
@@ -205,6 +213,10 @@ impl Disk for FileDisk {
         File::open(self.path(number))?.read_exact_at(bytes, offset)
     }
 
+    fn drop_cached(&self, number: u64) -> io::Result<()> {
+        drop_cached(&File::open(self.path(number))?)
+    }
+
     fn write(&mut self, number: u64, offset: u64, bytes: &[u8], sync: bool) -> io::Result<()> {
         let open = self.opened(number)?;
         match &open.direct {
@@ -257,6 +269,17 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 fn reserve(_file: &File, _bytes: u64) -> io::Result<()> {
+    Ok(())
+}
+
+/// Drops what is clean; what is dirty is synced, and its failure seen, when opening ends.
+#[cfg(target_os = "linux")]
+fn drop_cached(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn drop_cached(_file: &File) -> io::Result<()> {
     Ok(())
 }
 

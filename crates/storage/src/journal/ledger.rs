@@ -7,7 +7,7 @@
 
 use super::frame::Item;
 use quorate_base::{Index, ShardId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The most shards one journal keeps, so that a segment's start frame stays below the
 /// bound of a frame.
@@ -109,13 +109,15 @@ impl Ledger {
     }
 
     fn known(&mut self, shard: ShardId) -> &mut Known {
-        if !self.shards.contains_key(&shard) {
-            assert!(
-                self.shards.len() < SHARDS_MAX,
-                "a journal keeps at most {SHARDS_MAX} shards, shard {shard} is one too many"
-            );
-        }
         self.shards.entry(shard).or_default()
+    }
+
+    /// Asserts that records of these shards stay within [`SHARDS_MAX`].
+    pub(crate) fn assert_takes(&self, shards: impl Iterator<Item = ShardId>) {
+        let new: BTreeSet<ShardId> =
+            shards.filter(|shard| !self.shards.contains_key(shard)).collect();
+        let all = self.shards.len() + new.len();
+        assert!(all <= SHARDS_MAX, "a journal keeps at most {SHARDS_MAX} shards, not {all}");
     }
 
     /// The index of the shard's latest entry; 0: none.

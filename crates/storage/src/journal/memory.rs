@@ -136,6 +136,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn drop_cached(&self, _number: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn write(&mut self, number: u64, offset: u64, bytes: &[u8], sync: bool) -> io::Result<()> {
         let fails = self.operate()?;
         let segment = self.segment(number)?;

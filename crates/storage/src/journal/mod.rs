@@ -161,13 +161,16 @@ impl<D: Disk> Journal<D> {
     /// `sync` they and everything before are durable on return, otherwise by the next
     /// synced call. An empty state makes the journal forget the shard's state.
     ///
-    /// [`JournalError::Full`] means that nothing was written.
+    /// [`JournalError::Full`] means that nothing was written. Going beyond [`STATE_BYTES_MAX`],
+    /// [`RECORDS_MAX`], [`FRAME_BYTES_MAX`] or [`SHARDS_MAX`] is the caller's mistake and panics
+    /// before anything is written.
     pub fn append(&mut self, records: &[Record], sync: bool) -> Result<(), JournalError> {
         self.check()?;
         assert_within_bounds(records);
         if records.is_empty() {
             return if sync { self.sync() } else { Ok(()) };
         }
+        self.ledger.assert_takes(records.iter().map(|record| record.shard));
         let bytes = self.buffer.fill(records.iter().map(Item::from));
         assert!(bytes <= FRAME_BYTES_MAX, "a frame of {bytes} bytes is too long");
         self.make_room(bytes as u64, RESERVE_BYTES)?;

@@ -240,6 +240,8 @@ impl<'a, D: Disk> Reading<'a, D> {
     /// The newest segment with an intact start; those after it were never begun.
     fn find_newest(&mut self) -> Result<Option<Newest>, JournalError> {
         for &number in self.segments.keys().rev() {
+            let dropped = self.disk.drop_cached(number);
+            dropped.map_err(|e| io_error(self.disk, "dropping the cache of", number, e))?;
             let mut segment = self.load(number, 0)?;
             if let Some((start, _)) = segment.frame(0)? {
                 let tail = segment.tail(start)?;

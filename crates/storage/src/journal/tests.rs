@@ -352,6 +352,24 @@ fn rot_names_what_it_hit() {
 }
 
 #[test]
+fn a_newer_format_is_named_and_left_alone() {
+    let mut disk = small(0);
+    let header = &mut disk.bytes_mut(3).unwrap()[..80];
+    header[6] = 2;
+    let sum = quorate_base::hash::checksum(&header[..72]);
+    header[72..].copy_from_slice(&sum.to_le_bytes());
+    let error = Journal::open(disk, options()).unwrap_err();
+    assert!(matches!(error, JournalError::Version { found: 2, known: 1, .. }), "{error}");
+}
+
+#[test]
+#[should_panic(expected = "the state of shard 3 has 4097 bytes")]
+fn a_state_beyond_its_bound_is_refused() {
+    let (mut journal, _) = open(MemoryDisk::default());
+    let _ = journal.append(&[state(3, &[0; STATE_BYTES_MAX + 1])], true);
+}
+
+#[test]
 fn a_missing_segment_is_rot() {
     for missing in [1, 2] {
         let mut disk = small(0);
