@@ -1,6 +1,9 @@
 //! Measures the journal beside a plain `write` + `fdatasync` loop in the same directory.
 //!
-//! `cargo run --release -p quorate-storage --example journal_speed [DIRECTORY [SECONDS]]`
+//! `cargo run --release -p quorate-storage --example journal_speed [DIRECTORY [ROUNDS]]`
+//!
+//! The contenders take turns, a slice of time each, because the speed of a disk changes
+//! from second to second; the figures are medians over the rounds.
 
 use quorate_log::{Body, Entry, Record};
 use quorate_storage::journal::{FileDisk, Journal, Options};
@@ -12,26 +15,50 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ENTRY_BYTES: usize = 64;
+const SLICE: Duration = Duration::from_millis(300);
+
+/// Does one synced append and says how long it took.
+type Append = Box<dyn FnMut() -> Result<Duration, Box<dyn Error>>>;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let parent = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let run_for = Duration::from_secs(args.next().map_or(Ok(3), |text| text.parse())?);
+    let rounds = args.next().map_or(Ok(11), |text| text.parse())?;
     let directory = parent.join(format!("journal-speed-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
-    let measured = measure(&directory, run_for);
+    let measured = measure(&directory, rounds);
     fs::remove_dir_all(&directory)?;
     measured
 }
 
-fn measure(directory: &Path, run_for: Duration) -> Result<(), Box<dyn Error>> {
+fn measure(directory: &Path, rounds: usize) -> Result<(), Box<dyn Error>> {
     for batch in [1, 128] {
         println!("{batch} entries of {ENTRY_BYTES} bytes per synced append:");
-        let bytes = batch * ENTRY_BYTES;
-        report("write + fdatasync, growing file", batch, plain(directory, bytes, run_for)?);
-        for (name, direct) in [("journal, direct", true), ("journal, page cache", false)] {
-            let path = directory.join(format!("{batch}-{direct}"));
-            report(name, batch, journal(&path, direct, batch, run_for)?);
+        let mut contenders = [
+            ("write + fdatasync, growing file", plain(directory, batch * ENTRY_BYTES)?, vec![]),
+            (
+                "journal, direct",
+                journal(&directory.join(format!("d{batch}")), true, batch)?,
+                vec![],
+            ),
+            (
+                "journal, page cache",
+                journal(&directory.join(format!("c{batch}")), false, batch)?,
+                vec![],
+            ),
+        ];
+        for _ in 0..rounds {
+            for (_, append, figures) in &mut contenders {
+                figures.push(slice(append)?);
+            }
+        }
+        for (name, _, figures) in &mut contenders {
+            figures.sort_by(f64::total_cmp);
+            let [low, median, high] = [0, figures.len() / 2, figures.len() - 1].map(|i| figures[i]);
+            let entries = median * batch as f64;
+            println!(
+                "  {name:32} {median:6.0} appends/s ({low:.0} to {high:.0}) {entries:9.0} entries/s"
+            );
         }
     }
     for payload_bytes in [ENTRY_BYTES, 1024, 16 * 1024] {
@@ -40,26 +67,48 @@ fn measure(directory: &Path, run_for: Duration) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn report(name: &str, batch: usize, (appends, time): (u64, Duration)) {
-    let per_second = appends as f64 / time.as_secs_f64();
-    let entries = per_second * batch as f64;
-    println!("  {name:32} {per_second:9.0} appends/s {entries:11.0} entries/s");
+/// Appends per second over a slice of time.
+fn slice(append: &mut Append) -> Result<f64, Box<dyn Error>> {
+    let (mut time, mut appends) = (Duration::ZERO, 0.0);
+    while time < SLICE {
+        time += append()?;
+        appends += 1.0;
+    }
+    Ok(appends / time.as_secs_f64())
 }
 
-fn plain(
-    directory: &Path,
-    bytes: usize,
-    run_for: Duration,
-) -> Result<(u64, Duration), Box<dyn Error>> {
+fn plain(directory: &Path, bytes: usize) -> Result<Append, Box<dyn Error>> {
     let mut file = File::create(directory.join("plain"))?;
     let data = vec![7; bytes];
-    let (start, mut appends) = (Instant::now(), 0);
-    while start.elapsed() < run_for {
+    Ok(Box::new(move || {
+        let start = Instant::now();
         file.write_all(&data)?;
         file.sync_data()?;
-        appends += 1;
+        Ok(start.elapsed())
+    }))
+}
+
+/// Preparing a segment is left out, as the node does it beside its writes.
+fn journal(path: &Path, direct: bool, batch: usize) -> Result<Append, Box<dyn Error>> {
+    let disk = FileDisk::open(path, direct)?;
+    if direct && !disk.is_direct() {
+        println!("  (this file system has no direct writes)");
     }
-    Ok((appends, start.elapsed()))
+    let (mut journal, _) = Journal::open(disk, Options::default())?;
+    journal.prepare()?;
+    let mut index = 1;
+    Ok(Box::new(move || {
+        let records = records(index, batch, ENTRY_BYTES);
+        index += batch.div_ceil(4) as u64;
+        let start = Instant::now();
+        journal.append(&records, true)?;
+        let time = start.elapsed();
+        if journal.wants_prepare() {
+            journal.trim(&|_| index)?;
+            journal.prepare()?;
+        }
+        Ok(time)
+    }))
 }
 
 fn records(first: u64, count: usize, payload_bytes: usize) -> Vec<Record> {
@@ -69,35 +118,6 @@ fn records(first: u64, count: usize, payload_bytes: usize) -> Vec<Record> {
         Record { shard: (i % 4) as u32, body: Body::Entry(entry) }
     };
     (0..count).map(record).collect()
-}
-
-fn journal(
-    path: &Path,
-    direct: bool,
-    batch: usize,
-    run_for: Duration,
-) -> Result<(u64, Duration), Box<dyn Error>> {
-    let disk = FileDisk::open(path, direct)?;
-    if direct && !disk.is_direct() {
-        println!("  (this file system has no direct writes)");
-    }
-    let (mut journal, _) = Journal::open(disk, Options::default())?;
-    journal.prepare()?;
-    // Time spent preparing is left out, as the node does it beside its writes.
-    let (mut time, mut appends, mut index) = (Duration::ZERO, 0, 1);
-    while time < run_for {
-        let records = records(index, batch, ENTRY_BYTES);
-        index += batch.div_ceil(4) as u64;
-        let start = Instant::now();
-        journal.append(&records, true)?;
-        time += start.elapsed();
-        appends += 1;
-        if journal.wants_prepare() {
-            journal.trim(&|_| index)?;
-            journal.prepare()?;
-        }
-    }
-    Ok((appends, time))
 }
 
 /// Opens a journal of a few segments that the page cache holds.
