@@ -108,6 +108,13 @@ impl Db {
         Ok(keyspace.peek(place, key))
     }
 
+    /// The live entry of `key` if it is in memory, as it is once a look-up has brought it there:
+    /// so several keys can be read at once.
+    pub fn peek(&self, key: &[u8]) -> Option<&Entry> {
+        let Place { shard, hash } = self.map.place(key);
+        self.get(shard)?.peek(hash, key)
+    }
+
     /// True if `key` exists.
     pub fn exists(&mut self, key: &[u8]) -> Result<bool, Error> {
         Ok(self.entry(key)?.is_some())

@@ -398,6 +398,9 @@ impl Keyspace {
 
     /// Drops every key.
     pub(crate) fn clear(&mut self) {
+        if self.keys == 0 {
+            return;
+        }
         self.recorder.clear();
         self.place_clear();
     }

@@ -12,6 +12,7 @@ pub mod entry;
 pub mod error;
 pub mod index;
 pub mod interest;
+pub mod keys;
 pub mod keyspace;
 pub mod parse;
 pub mod place;

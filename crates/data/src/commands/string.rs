@@ -1,6 +1,6 @@
 //! Strings.
 
-use crate::command::{Ctx, EVERY, FIRST, Spec, flag};
+use crate::command::{Ctx, FIRST, Spec, flag};
 use crate::error::Error;
 use crate::keyspace::Expiry;
 
@@ -8,7 +8,6 @@ use crate::keyspace::Expiry;
 pub(crate) const COMMANDS: &[Spec] = &[
     Spec { name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: FIRST, run: get },
     Spec { name: "set", arity: -3, flags: flag::WRITE | flag::DENYOOM, keys: FIRST, run: set },
-    Spec { name: "del", arity: -2, flags: flag::WRITE, keys: EVERY, run: del },
 ];
 
 fn get(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
@@ -22,14 +21,5 @@ fn get(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
 fn set(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     ctx.db.set_string(args[1], args[2], Expiry::Never, false)?;
     ctx.reply.ok();
-    Ok(())
-}
-
-fn del(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    let mut deleted = 0;
-    for key in &args[1..] {
-        deleted += i64::from(ctx.db.delete(key)?);
-    }
-    ctx.reply.int(deleted);
     Ok(())
 }
