@@ -58,6 +58,16 @@ impl<'a> CollMut<'a> {
         self.coll.elements.put(sub, val, true)
     }
 
+    /// Adds an element that is absent; false, and no change, if it is there.
+    pub fn insert(&mut self, sub: &[u8], val: &[u8]) -> bool {
+        let inserted = self.coll.elements.insert_new(sub, val, true);
+        if inserted {
+            self.begin();
+            self.keyspace.recorder.put(sub, val);
+        }
+        inserted
+    }
+
     /// Removes an element; returns its value. An absent element is no change.
     pub fn remove(&mut self, sub: &[u8]) -> Option<Val> {
         let old = self.coll.elements.remove(sub)?;

@@ -20,6 +20,7 @@ mod geo;
 mod hash;
 mod hyperloglog;
 mod list;
+mod sample;
 mod set;
 mod stream;
 mod string;

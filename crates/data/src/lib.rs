@@ -10,6 +10,7 @@ pub mod disk;
 pub mod effects;
 pub mod entry;
 pub mod error;
+mod extended;
 pub mod index;
 pub mod interest;
 pub mod keys;

@@ -91,6 +91,15 @@ impl Sorted {
         }
     }
 
+    /// Adds `sub` with `val` unless it is there; true if it was not.
+    pub fn insert_new(&mut self, sub: &[u8], val: &[u8], dirty: bool) -> bool {
+        let Err(at) = self.find(sub) else { return false };
+        let item = Item { sub: Sub::from_slice(sub), val: Val::from_slice(val), dirty };
+        self.heap += heap(&item.sub) + heap(&item.val);
+        self.insert(at, item);
+        true
+    }
+
     /// Removes `sub`; returns its value.
     pub fn remove(&mut self, sub: &[u8]) -> Option<Val> {
         let at = self.find(sub).ok()?;
