@@ -114,7 +114,7 @@ fn pttl(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
 }
 
 fn expiretime(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    ask(ctx, args[1], |at| at.saturating_add(SECONDS / 2) / SECONDS)
+    ask(ctx, args[1], |at| at / SECONDS + i64::from(at % SECONDS >= SECONDS / 2))
 }
 
 fn pexpiretime(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
