@@ -83,7 +83,8 @@ impl<'a> CollMut<'a> {
     pub fn set_aux(&mut self, aux: &[u8]) {
         if self.coll.aux != aux {
             self.begin();
-            self.coll.aux = aux.to_vec();
+            self.coll.aux.clear();
+            self.coll.aux.extend_from_slice(aux);
         }
     }
 
