@@ -22,6 +22,7 @@ mod hyperloglog;
 mod list;
 mod sample;
 mod set;
+mod sort;
 mod stream;
 mod string;
 mod zset;
@@ -30,6 +31,7 @@ mod zset;
 pub(crate) const FAMILIES: &[(&str, &[Spec])] = &[
     ("generic", generic::COMMANDS),
     ("generic", expire::COMMANDS),
+    ("generic", sort::COMMANDS),
     ("string", string::COMMANDS),
     ("bitmap", bitmap::COMMANDS),
     ("hash", hash::COMMANDS),

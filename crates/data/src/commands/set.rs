@@ -270,10 +270,10 @@ fn store(ctx: &mut Ctx<'_>, args: &[&[u8]], operation: Operation) -> Result<(), 
     let to = args[1];
     let sets = sets(ctx.db, &args[2..])?;
     let members = compute(&sets, operation, usize::MAX);
-    // An intersection starts with the encoding of its smallest set, the others with an intset.
+    // An intersection starts as its smallest set but never as a hash table, the others as intsets.
     let smallest = sets.iter().flatten().min_by_key(|set| set.len());
     let encoding = match operation {
-        Operation::Inter => smallest.map_or(INTSET, |set| set.encoding()),
+        Operation::Inter => smallest.map_or(INTSET, |set| set.encoding().min(LISTPACK)),
         Operation::Union | Operation::Diff => INTSET,
     };
     let numbers = members.iter().all(|member| parse::integer(member).is_some());
