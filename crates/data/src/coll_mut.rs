@@ -1,7 +1,7 @@
 //! A collection opened for changes.
 
 use crate::entry::{Coll, DIRTY, Entry, Kind, STORED, TOMB};
-use crate::keyspace::{Keyspace, new_coll, seconds, stored_generation};
+use crate::keyspace::{Keyspace, generation, new_coll, seconds};
 use crate::sorted::{Sub, Val};
 use std::ops::Deref;
 
@@ -127,7 +127,7 @@ impl<'a> CollMut<'a> {
         if doomed {
             let place = self.place;
             let entry = self.keyspace.index.get(place, &key).expect("it was just put back");
-            let dead = stored_generation(entry);
+            let dead = generation(entry);
             self.keyspace.place_delete(place, &key, false, dead);
         }
     }

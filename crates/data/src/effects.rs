@@ -18,8 +18,9 @@
 //! 10 CLEAR
 //! ```
 //!
-//! Byte strings carry a varint length. *dead* is the generation of a replaced collection whose
-//! elements must leave the table.
+//! Byte strings carry a varint length. *dead* is the generation of a replaced or deleted
+//! collection, whose elements must leave the table of each replica that has flushed any. Nothing
+//! in a batch depends on how its author splits the shard between memory and table.
 
 use crate::entry::Kind;
 use crate::keyspace::{Keyspace, seconds, version};
@@ -220,9 +221,8 @@ impl Keyspace {
             return Ok(());
         }
         let mut reader = Reader::new(payload);
-        let malformed = |reader: &Reader<'_>| {
-            ReplayError::Malformed(payload.len() - reader.rest().len())
-        };
+        let malformed =
+            |reader: &Reader<'_>| ReplayError::Malformed(payload.len() - reader.rest().len());
         if reader.u8() != Some(FORMAT) {
             return Err(ReplayError::Malformed(0));
         }
@@ -247,8 +247,7 @@ impl Keyspace {
         match reader.u8()? {
             SET => {
                 let flags = reader.u8()?;
-                let expiry =
-                    if flags & FLAG_EXPIRES != 0 { Some(reader.u64()?) } else { None };
+                let expiry = if flags & FLAG_EXPIRES != 0 { Some(reader.u64()?) } else { None };
                 let dead = if flags & FLAG_DEAD != 0 { reader.varint()? } else { 0 };
                 let (key, value) = (reader.bytes()?, reader.bytes()?);
                 let (raw, created) = (flags & FLAG_RAW != 0, flags & FLAG_CREATED != 0);
@@ -279,8 +278,7 @@ impl Keyspace {
             OPEN => self.replay_collection(reader),
             RENAME => {
                 let (from, to) = (reader.bytes()?, reader.bytes()?);
-                let loaded =
-                    self.load(place(from), from).and_then(|()| self.load(place(to), to));
+                let loaded = self.load(place(from), from).and_then(|()| self.load(place(to), to));
                 Some(loaded.map(|()| self.place_rename((place(from), from), (place(to), to))))
             }
             CLEAR => {

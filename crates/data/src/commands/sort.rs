@@ -183,7 +183,7 @@ fn run(ctx: &mut Ctx<'_>, key: &[u8], options: &Options<'_>) -> Result<(), Error
                 elements.reverse();
             }
         }
-        Some(Pattern::Nothing) if kind == Kind::Zset && options.descending => elements.reverse(),
+        Some(Pattern::Nothing) if kind != Kind::Set && options.descending => elements.reverse(),
         Some(Pattern::Nothing) => {}
         by => elements = sorted(ctx.db, elements, by.unwrap_or(Pattern::Element), options)?,
     }
@@ -311,6 +311,7 @@ mod tests {
         );
         h.check("SORT s GET h*->f STORE out", ":3|");
         h.check("LRANGE out 0 -1", "*3|$1|x|$0||$0||");
+        h.check("SORT out BY nosort DESC LIMIT 0 1", "*1|$0||");
         h.check("SADD s x", ":1|");
         h.check("SORT s", "-ERR One or more scores can't be converted into double|");
         h.check("SORT s ALPHA LIMIT 0 -1", "*4|$1|1|$1|2|$1|3|$1|x|");
