@@ -103,6 +103,10 @@ pub trait Log: Send {
     /// The index of the last entry, agreed on or not.
     fn last_index(&self) -> Index;
 
+    /// The term of the entry at `index`: known for those in memory and the one before them, so
+    /// for all that [`Log::compact`] has not yet let go and the last that it has.
+    fn term_at(&self, index: Index) -> Option<Term>;
+
     /// Messages of peers dropped so far because they made no sense.
     fn rejected_messages(&self) -> u64;
 

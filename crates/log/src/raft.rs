@@ -1,8 +1,8 @@
 //! Raft (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm", 2014)
 //! behind [`Log`], over the engine `raft` 0.7.
 //!
-//! The engine decides; this module owns what it decides about: the entries ([`store`]), their
-//! journey to the journal, the messages' form ([`wire`]), reads ([`reads`]) and time. It drives
+//! The engine decides; this module owns what it decides about: the entries (`store`), their
+//! journey to the journal, the messages' form (`wire`), reads (`reads`) and time. It drives
 //! the engine's `Raft` itself rather than its `RawNode`, whose `Ready` copies every entry twice.
 //!
 //! What is kept here that the engine leaves to its user:
@@ -21,24 +21,22 @@
 //!   several, held by all voters (the leader's messages carry that index along) or too many.
 //!
 //! Not here yet: snapshots, changes of membership, learners, and letting idle groups sleep.
-//!
-//! The engine's state in a [`Body::State`] record, in varints:
-//! `format u8 = 1 │ term │ vote │ commit`. It is written when term or vote changed; the commit
-//! index in it is a hint that may be old.
 
 mod reads;
+mod restore;
 mod store;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use crate::{Body, Entry, Leadership, Log, NotLeader, Outputs, Record};
-use quorate_base::codec::{Reader, put_varint};
 use quorate_base::ids::NodeId;
 use quorate_base::{Index, Millis, Prng, ShardId, Term};
-use raft::eraftpb::{ConfState, Entry as Slip, HardState, Message, MessageType};
-use raft::{Config, RaftState, StateRole, Storage};
+use raft::eraftpb::{Entry as Slip, Message, MessageType};
+use raft::{Config, StateRole, Storage};
 use reads::{Question, Reads};
+pub use restore::{RestoreError, Restored};
+use restore::{encode_state, restore};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use store::{Store, slip};
@@ -61,58 +59,6 @@ pub const INFLIGHT_MESSAGES_MAX: usize = 256;
 pub const RETAINED_BYTES_MAX: usize = 8 << 20;
 
 const ELECTION_TICKS: u64 = ELECTION_MS / TICK_MS;
-const STATE_FORMAT: u8 = 1;
-
-/// What a replica knows when it starts.
-#[derive(Clone, Debug, Default)]
-pub struct Restored {
-    /// The last [`Body::State`] of the journal.
-    pub state: Option<Vec<u8>>,
-    /// The journal's entries in order. They may begin anywhere up to `applied + 1`.
-    pub entries: Vec<Entry>,
-    /// The store contains all entries up to this index.
-    pub applied: Index,
-    /// The term of the entry at `applied`.
-    pub applied_term: Term,
-}
-
-/// Why a replica cannot start from what it found on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RestoreError {
-    /// The engine's state makes no sense: it was written by a newer version, or is damaged.
-    State,
-    /// Entries exist but the engine's state is gone: who was voted for is forgotten.
-    NoState,
-    /// An entry is missing, or its term is smaller than its predecessor's.
-    Gap {
-        /// The index that should have come.
-        expected: Index,
-        /// The index that came.
-        found: Index,
-    },
-    /// The entry at this index, the last one applied, is of another term in the log.
-    AnotherLog(Index),
-    /// The replica is not among the voters.
-    NotAVoter(NodeId),
-}
-
-impl std::fmt::Display for RestoreError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::State => write!(f, "the log's saved term and vote make no sense"),
-            Self::NoState => write!(f, "the log has entries but its term and vote are missing"),
-            Self::Gap { expected, found } => {
-                write!(f, "the log goes on with entry {found} where {expected} belongs")
-            }
-            Self::AnotherLog(index) => {
-                write!(f, "the store was made from another entry {index} than the log has")
-            }
-            Self::NotAVoter(node) => write!(f, "node {node} is not among the voters"),
-        }
-    }
-}
-
-impl std::error::Error for RestoreError {}
 
 /// A replica's Raft log of one shard.
 pub struct RaftLog {
@@ -358,8 +304,7 @@ impl RaftLog {
         question[..8].copy_from_slice(&self.id.to_le_bytes());
         question[8..].copy_from_slice(&self.next_question.to_le_bytes());
         self.next_question = self.next_question.wrapping_add(1);
-        let mut entry = Slip::default();
-        entry.data = question.to_vec().into();
+        let entry = Slip { data: question.to_vec().into(), ..Slip::default() };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgReadIndex);
         message.set_entries(vec![entry].into());
@@ -398,16 +343,15 @@ impl RaftLog {
         let commit = self.commit();
         out.commit = commit;
         if let Some(ended) = self.lost.take() {
-            // Own proposals may have been replaced by entries of a later term, which then must
-            // not pass for them. And the node's state is ahead of what was agreed on: nothing
-            // can be replayed on it until the node has seen this.
-            let store = self.raft.store();
-            while out.commit > self.delivered
-                && store.get(out.commit).is_some_and(|slot| slot.term > ended)
-            {
-                out.commit -= 1;
-            }
-            self.delivered = self.delivered.max(out.commit);
+            // The node's state is ahead of what was agreed on: nothing can be replayed on it
+            // until the node has seen this. Entries that replaced own proposals, which `commit`
+            // would wrongly acknowledge, are durable at a later call at the earliest.
+            let last = self.raft.store().get(commit);
+            assert!(
+                last.is_none_or(|slot| slot.term <= ended),
+                "entry {commit} of a later term than {ended} would pass for an own proposal"
+            );
+            self.delivered = self.delivered.max(commit);
             out.lost_leadership = true;
             return;
         }
@@ -444,6 +388,17 @@ impl RaftLog {
         {
             store.pop_first();
         }
+    }
+
+    /// Whether a follower refused, before it caught up, a position that it holds by now. The engine
+    /// would go back for it to entries that have left memory. (A voter that lost what it
+    /// acknowledged is another matter: it must not come back as the same voter.)
+    fn is_stale_rejection(&self, message: &Message) -> bool {
+        message.reject
+            && message.get_msg_type() == MessageType::MsgAppendResponse
+            && message.term == self.raft.term
+            && self.leading.is_some()
+            && self.raft.prs().get(message.from).is_some_and(|peer| message.index <= peer.matched)
     }
 
     /// A local message to the engine. It refuses some silently; each caller copes with that.
@@ -491,6 +446,9 @@ impl Log for RaftLog {
             self.rejected += 1;
             return;
         };
+        if self.is_stale_rejection(&incoming.message) {
+            return;
+        }
         let first = incoming.message.index + 1;
         self.floor = self.floor.max(incoming.floor);
         let _ = self.raft.step(incoming.message);
@@ -603,6 +561,10 @@ impl Log for RaftLog {
         self.raft.store().last()
     }
 
+    fn term_at(&self, index: Index) -> Option<Term> {
+        self.raft.store().term(index).ok()
+    }
+
     fn rejected_messages(&self) -> u64 {
         self.rejected
     }
@@ -634,67 +596,4 @@ impl Log for RaftLog {
             out.gained_leadership = self.leading;
         }
     }
-}
-
-/// Checks what the disk held and turns it into the engine's storage and state.
-fn restore(voters: &[NodeId], restored: Restored) -> Result<(Store, HardState), RestoreError> {
-    let Restored { state, mut entries, applied, applied_term } = restored;
-    if entries.last().is_some_and(|entry| entry.index < applied) {
-        // The store is ahead of the journal, which relaxed durability allows.
-        entries.clear();
-    }
-    // Entries up to `applied` are kept for voters that are behind. The first serves as the
-    // position before the log, unless it is the very first.
-    let (base, mut term) = match entries.first() {
-        Some(entry) if entry.index == 1 => (0, 0),
-        Some(entry) if entry.index <= applied => (entry.index, entry.term),
-        _ => (applied, applied_term),
-    };
-    let mut store = Store::new(base, term);
-    for entry in entries.into_iter().skip_while(|entry| entry.index <= base) {
-        let expected = store.last() + 1;
-        if entry.index != expected || entry.term < term {
-            return Err(RestoreError::Gap { expected, found: entry.index });
-        }
-        term = entry.term;
-        store.push(entry.term, entry.payload);
-    }
-    if store.term(applied) != Ok(applied_term) {
-        return Err(RestoreError::AnotherLog(applied));
-    }
-    let mut hard = HardState::default();
-    match state {
-        Some(state) => {
-            (hard.term, hard.vote, hard.commit) =
-                decode_state(&state).ok_or(RestoreError::State)?;
-            if hard.term < term {
-                return Err(RestoreError::State);
-            }
-        }
-        None if voters.len() > 1 && term > 0 => return Err(RestoreError::NoState),
-        None => hard.term = term,
-    }
-    let last = store.last();
-    hard.commit = if voters.len() == 1 { last } else { hard.commit.clamp(applied, last) };
-    let conf = ConfState::from((voters.to_vec(), Vec::new()));
-    store.set_initial(RaftState::new(hard.clone(), conf));
-    Ok((store, hard))
-}
-
-fn encode_state(term: Term, vote: NodeId, commit: Index) -> Vec<u8> {
-    let mut out = Vec::with_capacity(31);
-    out.push(STATE_FORMAT);
-    put_varint(&mut out, term);
-    put_varint(&mut out, vote);
-    put_varint(&mut out, commit);
-    out
-}
-
-fn decode_state(bytes: &[u8]) -> Option<(Term, NodeId, Index)> {
-    let mut reader = Reader::new(bytes);
-    if reader.u8()? != STATE_FORMAT {
-        return None;
-    }
-    let state = (reader.varint()?, reader.varint()?, reader.varint()?);
-    reader.is_empty().then_some(state)
 }

@@ -168,8 +168,5 @@ impl Storage for Store {
 
 /// The engine's view of an entry: a position without its payload.
 pub(super) fn slip(index: Index, term: Term) -> Slip {
-    let mut slip = Slip::default();
-    slip.index = index;
-    slip.term = term;
-    slip
+    Slip { index, term, ..Slip::default() }
 }

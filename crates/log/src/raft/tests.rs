@@ -52,10 +52,7 @@ fn a_single_voter_leads_at_once_and_commits_what_is_durable() {
     let first = take(&mut log);
     assert_eq!(first.gained_leadership, Some(Leadership { term: 1, start: 1 }));
     assert!(matches!(first.persist[0].body, Body::State(_)));
-    assert_eq!(
-        entries(&first.persist),
-        [(1, vec![]), (2, b"a".to_vec()), (3, b"b".to_vec())]
-    );
+    assert_eq!(entries(&first.persist), [(1, vec![]), (2, b"a".to_vec()), (3, b"b".to_vec())]);
     assert_eq!(first.commit, 0);
 
     log.propose(b"c".to_vec()).unwrap();
@@ -75,6 +72,7 @@ fn a_single_voter_leads_at_once_and_commits_what_is_durable() {
     assert_eq!((log.raft.store().first(), log.last_index()), (4, 4));
     log.compact(4);
     assert_eq!((log.raft.store().bytes(), log.next_index()), (0, 5));
+    assert_eq!((log.term_at(3), log.term_at(4), log.term_at(5)), (None, Some(1), None));
 }
 
 #[test]
@@ -97,8 +95,7 @@ fn a_single_voter_comes_back_from_every_prefix() {
         for applied in 0..=all.len() as u64 {
             let mut log = alone(replay(&journal[..kept], applied, u64::from(applied > 0)));
             let out = take(&mut log);
-            let got: Vec<_> =
-                out.committed.iter().map(|e| (e.index, e.payload.to_vec())).collect();
+            let got: Vec<_> = out.committed.iter().map(|e| (e.index, e.payload.to_vec())).collect();
             assert_eq!(got, all[applied as usize..], "{kept} records kept, {applied} applied");
             assert_eq!(out.commit, all.len() as u64);
             assert_eq!(log.accepts(), got.is_empty());
@@ -156,6 +153,8 @@ fn damage_on_disk_is_reported() {
             Restored { state: Some(state), entries: entries.clone(), ..Restored::default() };
         assert_eq!(start(&[1], restored), Some(RestoreError::State));
     }
+    let restored = Restored { entries, applied: 1, applied_term: 1, ..Restored::default() };
+    assert_eq!(start(&[1], restored), Some(RestoreError::AnotherLog(1)));
     assert_eq!(start(&[2, 3], Restored::default()), Some(RestoreError::NotAVoter(1)));
 }
 
@@ -206,4 +205,58 @@ fn messages_survive_the_wire() {
     assert_eq!(wire::encode(&message, 4, &store).unwrap(), bytes);
     message.set_entries(vec![slip(5, 1)].into());
     assert_eq!(wire::encode(&message, 4, &store), None);
+}
+
+/// An append of a leader of `term`, with entries after `index`, which is of `log_term`.
+fn append(term: Term, (index, log_term): (Index, Term), terms: &[Term], commit: Index) -> Vec<u8> {
+    let mut store = Store::new(index, log_term);
+    let mut slips = Vec::new();
+    for term in terms {
+        store.push(*term, Arc::new(vec![*term as u8]));
+        slips.push(slip(store.last(), *term));
+    }
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgAppend);
+    (message.term, message.index, message.log_term) = (term, index, log_term);
+    message.commit = commit;
+    message.set_entries(slips.into());
+    wire::encode(&message, 0, &store).unwrap()
+}
+
+#[test]
+fn an_entry_that_came_went_and_came_again_is_durable_only_by_its_last_write() {
+    let mut log = RaftLog::new(SHARD, 1, &[1, 2, 3], Restored::default(), 9).unwrap();
+    log.step(0, 2, &append(1, (0, 0), &[1, 1, 1], 0));
+    let first = take(&mut log);
+    log.step(0, 3, &append(2, (1, 1), &[2], 0));
+    let second = take(&mut log);
+    log.step(0, 2, &append(3, (1, 1), &[1, 1, 3], 4));
+    let third = take(&mut log);
+    assert_eq!((first.seq, second.seq, third.seq), (1, 2, 3));
+    assert_eq!(first.send_durable.len() + second.send_durable.len() + third.send_durable.len(), 3);
+    for (seq, commit) in [(1, 0), (2, 0), (3, 4)] {
+        log.persisted(seq);
+        let out = take(&mut log);
+        assert_eq!((out.commit, out.committed.len() as u64), (commit, commit), "after {seq}");
+    }
+    let records: Vec<Record> =
+        [first, second, third].into_iter().flat_map(|out| out.persist).collect();
+    let restored = replay(&records, 0, 0);
+    assert_eq!(restored.entries.iter().map(|e| e.term).collect::<Vec<_>>(), [1, 1, 1, 3]);
+    let again = RaftLog::new(SHARD, 1, &[1, 2, 3], restored, 9).unwrap();
+    assert_eq!((again.term(), again.last_index()), (3, 4));
+}
+
+#[test]
+fn a_heartbeat_answer_does_not_wait_for_a_sync_but_an_acknowledgement_does() {
+    let mut log = RaftLog::new(SHARD, 1, &[1, 2, 3], Restored::default(), 9).unwrap();
+    log.step(0, 2, &append(1, (0, 0), &[1], 0));
+    let out = take(&mut log);
+    assert_eq!((out.send_now.len(), out.send_durable.len(), out.seq), (0, 1, 1));
+    log.persisted(out.seq);
+    log.step(0, 2, &append(1, (1, 1), &[1], 0));
+    log.step(0, 2, &[7, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0]);
+    let out = take(&mut log);
+    assert_eq!((out.send_now.len(), out.send_durable.len(), out.seq), (1, 1, 2));
+    assert_eq!(out.commit, 1);
 }

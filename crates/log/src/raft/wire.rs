@@ -148,9 +148,7 @@ pub(super) fn decode(from: NodeId, to: NodeId, bytes: &[u8]) -> Option<Incoming>
             slips.push(slip(message.index + 1 + position, term));
             payloads.push((term, Arc::new(payload)));
         } else {
-            let mut question = Slip::default();
-            question.data = payload.into();
-            slips.push(question);
+            slips.push(Slip { data: payload.into(), ..Slip::default() });
         }
     }
     message.set_entries(slips.into());
