@@ -220,9 +220,8 @@ impl Keyspace {
             return Ok(());
         }
         let mut reader = Reader::new(payload);
-        let malformed = |reader: &Reader<'_>| {
-            ReplayError::Malformed(payload.len() - reader.rest().len())
-        };
+        let malformed =
+            |reader: &Reader<'_>| ReplayError::Malformed(payload.len() - reader.rest().len());
         if reader.u8() != Some(FORMAT) {
             return Err(ReplayError::Malformed(0));
         }
@@ -247,8 +246,7 @@ impl Keyspace {
         match reader.u8()? {
             SET => {
                 let flags = reader.u8()?;
-                let expiry =
-                    if flags & FLAG_EXPIRES != 0 { Some(reader.u64()?) } else { None };
+                let expiry = if flags & FLAG_EXPIRES != 0 { Some(reader.u64()?) } else { None };
                 let dead = if flags & FLAG_DEAD != 0 { reader.varint()? } else { 0 };
                 let (key, value) = (reader.bytes()?, reader.bytes()?);
                 let (raw, created) = (flags & FLAG_RAW != 0, flags & FLAG_CREATED != 0);
@@ -279,8 +277,7 @@ impl Keyspace {
             OPEN => self.replay_collection(reader),
             RENAME => {
                 let (from, to) = (reader.bytes()?, reader.bytes()?);
-                let loaded =
-                    self.load(place(from), from).and_then(|()| self.load(place(to), to));
+                let loaded = self.load(place(from), from).and_then(|()| self.load(place(to), to));
                 Some(loaded.map(|()| self.place_rename((place(from), from), (place(to), to))))
             }
             CLEAR => {

@@ -12,8 +12,8 @@
 use crate::coll_mut::CollMut;
 use crate::effects::Recorder;
 use crate::entry::{DIRTY, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
-use crate::interest::Interest;
 use crate::index::Index as KeyIndex;
+use crate::interest::Interest;
 use crate::table::{Mark, Table, TableError};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use std::cell::Cell;
@@ -370,8 +370,7 @@ impl Keyspace {
         because_expired: bool,
         dead: u64,
     ) {
-        let version =
-            if because_expired { self.recorder.bump() } else { self.bump(key) };
+        let version = if because_expired { self.recorder.bump() } else { self.bump(key) };
         self.deletions[place as usize % DELETION_CELLS] = version;
         self.keys = self.keys.checked_sub(1).expect("a deleted key was counted");
         self.bury(place, dead);
@@ -499,8 +498,7 @@ impl Keyspace {
     /// Removes up to `limit` keys that have expired; returns how many.
     pub fn expire_due(&mut self, limit: usize) -> usize {
         let now = self.recorder.now();
-        let due: Vec<_> =
-            self.expiries.range(..=(now, u64::MAX)).take(limit).copied().collect();
+        let due: Vec<_> = self.expiries.range(..=(now, u64::MAX)).take(limit).copied().collect();
         let mut removed = 0;
         for (at, place) in due {
             let keys: Vec<Vec<u8>> = self

@@ -62,7 +62,12 @@ impl Table for MemoryTable {
         Ok(self.content().pairs.get(key).cloned())
     }
 
-    fn scan(&self, from: &[u8], to: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), TableError> {
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), TableError> {
         let content = self.content();
         for (key, value) in content.pairs.range(from.to_vec()..) {
             if to.is_some_and(|to| key.as_slice() >= to) || !visit(key, value) {
