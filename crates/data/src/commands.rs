@@ -23,6 +23,8 @@ mod list;
 mod set;
 mod stream;
 mod string;
+#[cfg(test)]
+mod twins;
 mod zset;
 
 /// Every family with its name as in `COMMAND DOCS` groups.

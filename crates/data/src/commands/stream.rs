@@ -130,10 +130,12 @@ fn subcommand_syntax(command: &str, subcommand: &[u8]) -> Error {
 /// Replies the lines of a HELP subcommand between those that are the same everywhere.
 fn help(ctx: &mut Ctx<'_>, command: &str, lines: &[&str]) {
     ctx.reply.array(lines.len() + 3);
-    ctx.reply.simple(&format!(
-        "{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
-    ));
+    ctx.reply
+        .simple(&format!("{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
     lines.iter().for_each(|line| ctx.reply.simple(line));
     ctx.reply.simple("HELP");
     ctx.reply.simple("    Prints this help.");
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,9 +45,8 @@ struct Options {
 /// XADD key [NOMKSTREAM] [MAXLEN|MINID [=|~] threshold [LIMIT count]] *|id field value …
 pub(super) fn xadd(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     const ZERO: Error = Error::text("ERR The ID specified in XADD must be greater than 0-0");
-    const LAST: Error = Error::text(
-        "ERR The stream has exhausted the last possible ID, unable to add more items",
-    );
+    const LAST: Error =
+        Error::text("ERR The stream has exhausted the last possible ID, unable to add more items");
     const SMALL: Error = Error::text(
         "ERR The ID specified in XADD is equal or smaller than the target stream top item",
     );
@@ -147,7 +146,7 @@ fn parse_options(
     }
     match (&mut options.trim, limit) {
         (None, Some(1..)) => return Err(ALONE),
-        (Some(Trim { approximate: false, .. }), Some(_)) => return Err(EXACT),
+        (None, Some(0)) | (Some(Trim { approximate: false, .. }), Some(_)) => return Err(EXACT),
         (Some(trim), Some(limit)) => trim.limit = (limit > 0).then_some(limit),
         (Some(trim), None) if trim.approximate => {
             let nodes = 100 * settings.stream_node_max_entries as u64;
@@ -188,9 +187,7 @@ fn count_of_whole_nodes(stream: &Editor<'_>, trim: Trim, settings: &Settings) ->
         let block = node.min(len - count);
         let goes = match trim.keep {
             Keep::MaxLen(max) => len - count - block >= max,
-            Keep::MinId(id) => {
-                entries.nth(block as usize - 1).is_some_and(|(last, _)| last < id)
-            }
+            Keep::MinId(id) => entries.nth(block as usize - 1).is_some_and(|(last, _)| last < id),
         };
         if !goes || trim.limit.is_some_and(|limit| count + block > limit) {
             break;
@@ -229,9 +226,8 @@ pub(super) fn xsetid(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     const ABOVE_GIVEN: Error = Error::text(
         "ERR The ID specified in XSETID is smaller than the provided max_deleted_entry_id",
     );
-    const ABOVE_DELETED: Error = Error::text(
-        "ERR The ID specified in XSETID is smaller than current max_deleted_entry_id",
-    );
+    const ABOVE_DELETED: Error =
+        Error::text("ERR The ID specified in XSETID is smaller than current max_deleted_entry_id");
     const ABOVE_TOP: Error =
         Error::text("ERR The ID specified in XSETID is smaller than the target stream top item");
     const ABOVE_LEN: Error = Error::text(

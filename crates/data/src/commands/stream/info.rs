@@ -20,8 +20,7 @@ const HELP: &[&str] = &[
     "    Show information about the stream.",
 ];
 
-const SUBCOMMANDS: &[(&str, i32)] =
-    &[("stream", -3), ("groups", 3), ("consumers", 4), ("help", 2)];
+const SUBCOMMANDS: &[(&str, i32)] = &[("stream", -3), ("groups", 3), ("consumers", 4), ("help", 2)];
 
 /// How many entries `XINFO STREAM key FULL` shows of each kind.
 const FULL_COUNT: usize = 10;
@@ -41,7 +40,9 @@ pub(super) fn xinfo(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
             [full] if parse::is_word(full, "FULL") => {
                 everything(reply, stream, ctx.settings, FULL_COUNT);
             }
-            [full, word, count] if parse::is_word(full, "FULL") && parse::is_word(word, "COUNT") => {
+            [full, word, count]
+                if parse::is_word(full, "FULL") && parse::is_word(word, "COUNT") =>
+            {
                 let count = match parse::int(count)? {
                     0 => usize::MAX,
                     count => usize::try_from(count).unwrap_or(FULL_COUNT),

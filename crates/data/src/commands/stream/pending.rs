@@ -293,12 +293,7 @@ fn parse_autoclaim(mut rest: &[&[u8]]) -> Result<(usize, bool), Error> {
     }
 }
 
-fn reply_claimed(
-    reply: &mut Reply<'_>,
-    stream: View<'_>,
-    ids: &[Id],
-    just_id: bool,
-) {
+fn reply_claimed(reply: &mut Reply<'_>, stream: View<'_>, ids: &[Id], just_id: bool) {
     reply.array(ids.len());
     for &id in ids {
         if just_id {

@@ -1,5 +1,7 @@
 //! How far a group has read: its counter of entries, which deletions in the middle may spoil, and
-//! its lag. The counter counts entries ever added up to the last one delivered.
+//! its lag. The counter counts entries ever added up to the last one delivered. The rules are
+//! those of Redis with its fixes for groups that trimming has overtaken (its pull requests 13338,
+//! 13473 and 13958); before these the lag could be wrong rather than unknown.
 
 use super::id::Id;
 use super::store::{Group, Header, View};
@@ -18,7 +20,9 @@ impl Progress {
     /// Notes that `id`, which is after `group.last`, was delivered.
     pub(super) fn advance(&self, group: &mut Group, id: Id) {
         match group.entries_read {
-            Some(read) if !self.has_deletions_from(id) => group.entries_read = Some(read + 1),
+            Some(read) if group.last >= self.first && !self.has_deletions_from(group.last) => {
+                group.entries_read = Some(read + 1);
+            }
             _ if self.header.added > 0 => group.entries_read = self.counter_at(id),
             _ => {}
         }
@@ -27,14 +31,18 @@ impl Progress {
 
     /// How many entries the group has yet to read, if that can be known.
     pub(super) fn lag(&self, group: &Group) -> Option<i64> {
-        if self.header.added == 0 {
+        let Header { max_deleted, added, len, .. } = self.header;
+        if added == 0 || len == 0 {
             return Some(0);
+        }
+        if group.last < self.first && max_deleted < self.first {
+            return Some(len as i64);
         }
         let read = match group.entries_read {
             Some(read) if !self.has_deletions_from(group.last) => read,
             _ => self.counter_at(group.last)?,
         };
-        Some(self.header.added.wrapping_sub(read) as i64)
+        Some(added.wrapping_sub(read) as i64)
     }
 
     /// True if an entry at or after `id` was deleted from the middle.

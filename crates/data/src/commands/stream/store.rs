@@ -78,13 +78,6 @@ pub(super) struct Pending {
     pub(super) deliveries: u64,
 }
 
-impl Pending {
-    /// True if the entry is pending for `consumer`.
-    pub(super) fn is_owned_by(&self, consumer: &Consumer) -> bool {
-        self.owner == consumer.number
-    }
-}
-
 /// The names of a group's consumers by number.
 pub(super) struct Names<'a>(BTreeMap<u32, &'a [u8]>);
 
@@ -275,8 +268,11 @@ impl<'a> Editor<'a> {
 
     /// Removes a group with its consumers and pending entries.
     pub(super) fn remove_group(&mut self, name: &[u8], group: &Group) {
-        let consumers: Vec<(Vec<u8>, Consumer)> =
-            self.view().consumers(group).map(|(name, consumer)| (name.to_vec(), consumer)).collect();
+        let consumers: Vec<(Vec<u8>, Consumer)> = self
+            .view()
+            .consumers(group)
+            .map(|(name, consumer)| (name.to_vec(), consumer))
+            .collect();
         for (name, consumer) in consumers {
             self.remove_consumer(group, &name, &consumer);
         }
