@@ -25,6 +25,8 @@ mod set;
 mod sort;
 mod stream;
 mod string;
+#[cfg(test)]
+mod twins;
 mod zset;
 
 /// Every family with its name as in `COMMAND DOCS` groups.

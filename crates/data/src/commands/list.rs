@@ -12,9 +12,6 @@ mod edit;
 mod position;
 mod transfer;
 
-#[allow(unused_imports, reason = "the generic family shows encodings")]
-pub(crate) use edit::QUICKLIST;
-
 const READ: u32 = flag::READONLY;
 const WRITE: u32 = flag::WRITE;
 const GROW: u32 = flag::WRITE | flag::DENYOOM;
@@ -107,8 +104,7 @@ fn push(ctx: &mut Ctx<'_>, key: &[u8], elements: &[&[u8]], end: End) -> Result<(
 }
 
 /// Sets `key` to the list of `elements`, whatever it held before; without elements the key is
-/// gone. For SORT with STORE and RESTORE.
-#[allow(dead_code, reason = "the generic family stores lists")]
+/// gone. For SORT with STORE.
 pub(crate) fn store(ctx: &mut Ctx<'_>, key: &[u8], elements: &[&[u8]]) -> Result<(), Error> {
     ctx.db.delete(key)?;
     if elements.is_empty() {
@@ -426,3 +422,6 @@ fn parse_search(options: &[&[u8]]) -> Result<Search, Error> {
     }
     Ok(search)
 }
+
+#[cfg(test)]
+mod tests;

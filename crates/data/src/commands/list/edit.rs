@@ -17,9 +17,9 @@ use crate::sorted::{Sub, Val};
 use std::ops::Deref;
 
 /// The encoding number of a list that Redis would keep in a listpack.
-pub(crate) const LISTPACK: u8 = 0;
+pub(super) const LISTPACK: u8 = 0;
 /// The encoding number of a list that Redis would keep in a quicklist.
-pub(crate) const QUICKLIST: u8 = 1;
+pub(super) const QUICKLIST: u8 = 1;
 
 /// What a listpack takes beside its entries, bytes.
 const LISTPACK_FRAME: usize = 7;
