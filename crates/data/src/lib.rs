@@ -15,6 +15,7 @@ pub mod interest;
 pub mod keyspace;
 pub mod parse;
 pub mod place;
+pub(crate) mod scan;
 pub mod settings;
 pub mod sorted;
 pub mod table;
