@@ -108,6 +108,13 @@ impl Db {
         Ok(keyspace.peek(place, key))
     }
 
+    /// The entry of `key`, which a look-up in this step has brought into memory: unlike the other
+    /// look-ups it lets several entries be read side by side.
+    pub fn loaded(&self, key: &[u8]) -> Option<&Entry> {
+        let Place { shard, hash } = self.map.place(key);
+        self.get(shard)?.peek(hash, key)
+    }
+
     /// True if `key` exists.
     pub fn exists(&mut self, key: &[u8]) -> Result<bool, Error> {
         Ok(self.entry(key)?.is_some())
