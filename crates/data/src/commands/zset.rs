@@ -17,6 +17,7 @@ mod pop;
 mod range;
 
 pub(crate) use element::{LISTPACK, Members, SKIPLIST, value};
+pub(crate) use range::store;
 use element::{MEMBER, member_sub, put, remove, score_of};
 
 /// The most members ZRANDMEMBER returns with repetitions: Redis would try to build any reply.
@@ -138,18 +139,27 @@ fn add(ctx: &mut Ctx<'_>, args: &[&[u8]], mut options: AddOptions) -> Result<(),
     if options.incr && pairs.len() > 2 {
         return Err(Error::text("ERR INCR option supports a single increment-element pair"));
     }
-    // Every score is checked before the first change; most commands have one.
-    for pair in pairs.chunks_exact(2).skip(1) {
+    // Every score is checked before the first change.
+    for pair in pairs.chunks_exact(2) {
         parse::float(pair[0])?;
     }
-    let mut score = parse::float(pairs[0])?;
-    let mut coll = ctx.db.open(args[1], Kind::Zset)?;
+    let pairs = pairs.chunks_exact(2).map(|pair| {
+        (parse::number(pair[0]).expect("every score was just checked"), pair[1])
+    });
+    add_pairs(ctx, args[1], pairs, options)
+}
+
+/// Adds scores and members to `key` and replies as ZADD.
+pub(super) fn add_pairs<'a>(
+    ctx: &mut Ctx<'_>,
+    key: &[u8],
+    pairs: impl Iterator<Item = (f64, &'a [u8])>,
+    options: AddOptions,
+) -> Result<(), Error> {
+    let mut coll = ctx.db.open(key, Kind::Zset)?;
     let (mut added, mut changed, mut result) = (0, 0, None);
-    for (at, pair) in pairs.chunks_exact(2).enumerate() {
-        if at > 0 {
-            score = parse::float(pair[0])?;
-        }
-        match add_one(&mut coll, ctx.settings, pair[1], score, options)? {
+    for (score, member) in pairs {
+        match add_one(&mut coll, ctx.settings, member, score, options)? {
             Added::No => {}
             Added::Same(score) => result = Some(score),
             Added::Changed(score) => (changed, result) = (changed + 1, Some(score)),
@@ -166,7 +176,7 @@ fn add(ctx: &mut Ctx<'_>, args: &[&[u8]], mut options: AddOptions) -> Result<(),
 }
 
 /// What became of a member, with the score it has now.
-pub(super) enum Added {
+enum Added {
     /// The options forbid it.
     No,
     /// It had the score already.
@@ -179,7 +189,7 @@ pub(super) enum Added {
 
 /// Adds one member or changes its score; an error if the sum is no number.
 #[inline]
-pub(super) fn add_one(
+fn add_one(
     coll: &mut CollMut<'_>,
     settings: &crate::settings::Settings,
     member: &[u8],

@@ -109,6 +109,11 @@ impl<'a> Members<'a> {
         self.0.rank(&order_sub(sortable, member)) - self.len()
     }
 
+    /// Those with scores from `from` up to, not including, `to`.
+    pub(crate) fn scores(self, from: f64, to: f64) -> Ordered<'a> {
+        self.ranks(self.below(sortable(from), b""), self.below(sortable(to), b""))
+    }
+
     /// Members and scores in order; reversible.
     pub(crate) fn iter(self) -> Ordered<'a> {
         self.ranks(0, self.len())

@@ -1,6 +1,6 @@
 //! Ranges of members by rank, score or name: reading, counting, storing and removing them.
 
-use super::element::{Members, Ordered, remove_ranks, sortable, value};
+use super::element::{Members, remove_ranks, sortable, value};
 use super::pairs_reply;
 use crate::command::Ctx;
 use crate::entry::Kind;
@@ -150,24 +150,15 @@ fn name_ranks(members: Members<'_>, min: Name<'_>, max: Name<'_>, reverse: bool)
     if !min.above(last) || !max.below(first) {
         return (0, 0);
     }
-    let within = |name: &[u8]| min.above(name) && max.below(name);
-    let skipped = |mut iter: Ordered<'_>| {
-        if reverse {
-            iter.rev().take_while(|(name, _)| !max.below(name)).count()
-        } else {
-            iter.by_ref().take_while(|(name, _)| !min.above(name)).count()
-        }
-    };
-    let skipped = skipped(members.iter());
+    let len = members.len();
     if reverse {
-        let to = members.len() - skipped;
+        let to = len - members.iter().rev().take_while(|(name, _)| !max.below(name)).count();
         let run = members.ranks(0, to).rev().take_while(|(name, _)| min.above(name)).count();
-        let starts = to > 0 && members.ranks(to - 1, to).all(|(name, _)| within(name));
-        if starts { (to - run, to) } else { (0, 0) }
+        (to - run, to)
     } else {
-        let iter = members.ranks(skipped, members.len());
-        let run = iter.take_while(|(name, _)| max.below(name)).count();
-        (skipped, skipped + run)
+        let from = members.iter().take_while(|(name, _)| !min.above(name)).count();
+        let run = members.ranks(from, len).take_while(|(name, _)| max.below(name)).count();
+        (from, from + run)
     }
 }
 
@@ -233,6 +224,8 @@ impl<'a> Query<'a> {
         let swapped = reverse && by != By::Rank;
         let (min, max) = if swapped { (args[1], args[0]) } else { (args[0], args[1]) };
         let range = Range::parse(by, min, max)?;
+        // LIMIT with count -1 is let through, and means nothing to a range of ranks.
+        let offset = if by == By::Rank { 0 } else { offset };
         Ok(Self { range, reverse, with_scores, offset, limit })
     }
 
