@@ -26,7 +26,13 @@ pub(crate) const COMMANDS: &[Spec] = &[
     Spec { name: "geodist", arity: -4, flags: flag::READONLY, keys: FIRST, run: geodist },
     Spec { name: "geohash", arity: -2, flags: flag::READONLY, keys: FIRST, run: geohash },
     Spec { name: "geopos", arity: -2, flags: flag::READONLY, keys: FIRST, run: geopos },
-    Spec { name: "geosearch", arity: -7, flags: flag::READONLY, keys: FIRST, run: search::geosearch },
+    Spec {
+        name: "geosearch",
+        arity: -7,
+        flags: flag::READONLY,
+        keys: FIRST,
+        run: search::geosearch,
+    },
     Spec {
         name: "geosearchstore",
         arity: -8,
@@ -185,5 +191,70 @@ fn point_reply(reply: &mut Reply<'_>, point: Point) {
                 reply.raw(b"\r\n");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Harness;
+
+    const SICILY: &str = "GEOADD s 13.361389 38.115556 Palermo 15.087269 37.502669 Catania";
+
+    #[test]
+    fn places_are_found_and_printed_as_redis_does() {
+        let mut h = Harness::new(4);
+        h.check(SICILY, ":2|");
+        h.check("ZSCORE s Palermo", "$16|3479099956230698|");
+        h.check("GEODIST s Palermo Catania km", "$8|166.2742|");
+        h.check("GEODIST s Palermo nowhere", "$-1|");
+        h.check(
+            "GEOPOS s Palermo nowhere",
+            "*2|*2|$20|13.36138933897018433|$20|38.11555639549629859|*-1|",
+        );
+        h.check("GEOHASH s Palermo Catania", "*2|$11|sqc8b49rny0|$11|sqdtr74hyu0|");
+        h.check(
+            "GEOSEARCH s FROMLONLAT 15 37 BYRADIUS 200 km WITHDIST DESC",
+            "*2|*2|$7|Palermo|$8|190.4424|*2|$7|Catania|$7|56.4413|",
+        );
+        h.check("GEORADIUSBYMEMBER s Palermo 100 km STOREDIST near", ":1|");
+        h.check("ZRANGE near 0 -1 WITHSCORES", "*2|$7|Palermo|$1|0|");
+        h.check("GEORADIUS nokey 0 0 1 m STORE near", ":0|");
+        h.check("ZCARD near", ":0|");
+    }
+
+    #[test]
+    fn options_are_checked_together() {
+        let mut h = Harness::new(4);
+        h.check(SICILY, ":2|");
+        h.check("GEOADD s 181 0 x", "-ERR invalid longitude,latitude pair 181.000000,0.000000|");
+        h.check("GEOADD s NX XX 1 1 x", "-ERR syntax error|");
+        h.check(
+            "GEOSEARCH s BYRADIUS 1 km ASC DESC ASC",
+            "-ERR exactly one of FROMMEMBER or FROMLONLAT can be specified for GEOSEARCH|",
+        );
+        h.check(
+            "GEOSEARCH s FROMMEMBER nowhere BYRADIUS 1 km",
+            "-ERR could not decode requested zset member|",
+        );
+        h.check(
+            "GEOSEARCH s FROMMEMBER Palermo BYRADIUS 1 km ANY",
+            "-ERR the ANY argument requires COUNT argument|",
+        );
+        h.check("GEORADIUS_RO s 0 0 1 m STORE x", "-ERR syntax error|");
+    }
+
+    #[test]
+    fn the_target_of_a_radius_is_a_key() {
+        let keys = |line: &str| {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let mut keys = KeyPositions::new();
+            storing_keys(&args, &mut keys);
+            keys.into_vec()
+        };
+        assert_eq!(keys("georadius s 1 1 1 m"), [1]);
+        assert_eq!(keys("georadius s 1 1 1 m store a storedist b"), [1, 9]);
+        assert_eq!(keys("georadiusbymember s x 1 m STORE a"), [1, 6]);
+        assert_eq!(keys("georadius s 1 1 1 m store"), [1]);
     }
 }

@@ -12,13 +12,13 @@ use quorate_resp::reply::{Proto, Reply, format_double};
 use std::collections::BTreeSet;
 
 mod combine;
-mod element;
+pub(super) mod element;
 mod pop;
 mod range;
 
-pub(crate) use element::{LISTPACK, Members, SKIPLIST, value};
-pub(crate) use range::store;
-use element::{MEMBER, member_sub, put, remove, score_of};
+pub(super) use element::Members;
+use element::{LISTPACK, MEMBER, member_sub, put, remove, score_of};
+pub(super) use range::store;
 
 /// The most members ZRANDMEMBER returns with repetitions: Redis would try to build any reply.
 const RANDOM_MEMBERS_MAX: i64 = 1 << 24;
@@ -143,9 +143,9 @@ fn add(ctx: &mut Ctx<'_>, args: &[&[u8]], mut options: AddOptions) -> Result<(),
     for pair in pairs.chunks_exact(2) {
         parse::float(pair[0])?;
     }
-    let pairs = pairs.chunks_exact(2).map(|pair| {
-        (parse::number(pair[0]).expect("every score was just checked"), pair[1])
-    });
+    let pairs = pairs
+        .chunks_exact(2)
+        .map(|pair| (parse::number(pair[0]).expect("every score was just checked"), pair[1]));
     add_pairs(ctx, args[1], pairs, options)
 }
 
@@ -396,3 +396,6 @@ fn pair_reply(reply: &mut Reply<'_>, (member, score): (&[u8], f64), with_scores:
         reply.double(score);
     }
 }
+
+#[cfg(test)]
+mod tests;

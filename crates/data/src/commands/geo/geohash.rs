@@ -196,8 +196,8 @@ impl Shape {
         match self.form {
             Form::Circle { radius } => {
                 let distance = self.center.distance(point);
-                // Written so that a distance that is no number is inside, as in Redis.
-                (!(distance > radius * self.unit_m)).then_some(distance)
+                // A distance that is no number is inside, as in Redis.
+                if distance > radius * self.unit_m { None } else { Some(distance) }
             }
             Form::Box { width, height } => {
                 let (width, height) = (width * self.unit_m, height * self.unit_m);

@@ -80,12 +80,7 @@ pub(super) fn georadiusbymember_ro(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<
     search(ctx, args, args[1], Command::RadiusByMember { may_store: false })
 }
 
-fn search(
-    ctx: &mut Ctx<'_>,
-    args: &[&[u8]],
-    source: &[u8],
-    command: Command,
-) -> Result<(), Error> {
+fn search(ctx: &mut Ctx<'_>, args: &[&[u8]], source: &[u8], command: Command) -> Result<(), Error> {
     let members = ctx.db.coll(source, Kind::Zset)?.map(Members::of);
     let query = Query::parse(args, command, members)?;
     let found = match (members, query.center, query.form) {
@@ -302,9 +297,8 @@ impl<'a> Query<'a> {
 
 fn of_member(members: Option<Members<'_>>, member: &[u8]) -> Result<Center, Error> {
     let Some(members) = members else { return Ok(Center::Nowhere) };
-    let score = members
-        .score(member)
-        .ok_or(Error::text("ERR could not decode requested zset member"))?;
+    let score =
+        members.score(member).ok_or(Error::text("ERR could not decode requested zset member"))?;
     Ok(Center::Point(Point::of_score(score)))
 }
 

@@ -5,7 +5,7 @@ use super::pairs_reply;
 use super::range::store;
 use crate::command::Ctx;
 use crate::db::Db;
-use crate::entry::{Coll, Kind};
+use crate::entry::{Coll, Entry, Kind};
 use crate::error::Error;
 use crate::parse::{self, is_word};
 use std::collections::BTreeMap;
@@ -202,7 +202,7 @@ fn combine(
     let query = Query::parse(keys.len(), options, operation, form)?;
     let pairs = {
         let db: &Db = ctx.db;
-        let input = |key: &&[u8]| Input::of(db.loaded(key).and_then(|entry| entry.coll()));
+        let input = |key: &&[u8]| Input::of(db.loaded(key).and_then(Entry::coll));
         let weights = query.weights.iter();
         let mut sources: Vec<Source<'_>> = keys
             .iter()
@@ -225,7 +225,7 @@ fn combine(
 }
 
 fn check_type(db: &mut Db, key: &[u8]) -> Result<(), Error> {
-    match db.entry(key)?.map(|entry| entry.kind()) {
+    match db.entry(key)?.map(Entry::kind) {
         None | Some(Kind::Set | Kind::Zset) => Ok(()),
         Some(_) => Err(Error::WrongType),
     }
