@@ -9,6 +9,7 @@ use crate::parse::{self, is_word};
 use crate::scan::{self, Walk};
 use quorate_base::Prng;
 use quorate_resp::reply::{Proto, Reply, format_double};
+use smallvec::SmallVec;
 use std::collections::BTreeSet;
 
 mod combine;
@@ -140,13 +141,10 @@ fn add(ctx: &mut Ctx<'_>, args: &[&[u8]], mut options: AddOptions) -> Result<(),
         return Err(Error::text("ERR INCR option supports a single increment-element pair"));
     }
     // Every score is checked before the first change.
-    for pair in pairs.chunks_exact(2) {
-        parse::float(pair[0])?;
-    }
-    let pairs = pairs
-        .chunks_exact(2)
-        .map(|pair| (parse::number(pair[0]).expect("every score was just checked"), pair[1]));
-    add_pairs(ctx, args[1], pairs, options)
+    let scores = pairs.chunks_exact(2).map(|pair| parse::float(pair[0]));
+    let scores = scores.collect::<Result<SmallVec<[f64; 8]>, Error>>()?;
+    let members = pairs.chunks_exact(2).map(|pair| pair[1]);
+    add_pairs(ctx, args[1], scores.into_iter().zip(members), options)
 }
 
 /// Adds scores and members to `key` and replies as ZADD.

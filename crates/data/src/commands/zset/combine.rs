@@ -186,42 +186,41 @@ impl Query {
     }
 }
 
-/// Reads the inputs and hands the resulting pairs, in order of score and then member, to `finish`.
-fn combine(
-    ctx: &mut Ctx<'_>,
+/// Parses `numkeys key … options …` and checks the types of the keys, which come before the options.
+fn prepare<'a, 'b>(
+    db: &mut Db,
     name: &[u8],
-    args: &[&[u8]],
+    args: &'b [&'a [u8]],
     operation: Operation,
     form: Form,
-    finish: impl FnOnce(&mut Ctx<'_>, &Query, Vec<(Vec<u8>, f64)>) -> Result<(), Error>,
-) -> Result<(), Error> {
+) -> Result<(&'b [&'a [u8]], Query), Error> {
     let (keys, options) = Query::keys(args, name)?;
     for key in keys {
-        check_type(ctx.db, key)?;
+        check_type(db, key)?;
     }
-    let query = Query::parse(keys.len(), options, operation, form)?;
-    let pairs = {
-        let db: &Db = ctx.db;
-        let input = |key: &&[u8]| Input::of(db.loaded(key).and_then(Entry::coll));
-        let weights = query.weights.iter();
-        let mut sources: Vec<Source<'_>> = keys
-            .iter()
-            .zip(weights)
-            .map(|(k, &weight)| Source { input: input(k), weight })
-            .collect();
-        // The order in which scores are added shows in the last digits.
-        if operation != Operation::Diff {
-            sources.sort_by_key(|source| source.input.len());
-        }
-        let mut pairs = match operation {
-            Operation::Union => union(&sources, query.aggregate),
-            Operation::Inter => inter(&sources, query.aggregate, query.limit),
-            Operation::Diff => diff(&sources),
-        };
-        pairs.sort_unstable_by(|a, b| sortable(a.1).cmp(&sortable(b.1)).then(a.0.cmp(b.0)));
-        pairs.into_iter().map(|(member, score)| (member.to_vec(), score)).collect()
-    };
-    finish(ctx, &query, pairs)
+    Ok((keys, Query::parse(keys.len(), options, operation, form)?))
+}
+
+/// The resulting members and scores in no particular order. The keys have been looked up.
+fn combine<'d>(
+    db: &'d Db,
+    keys: &[&[u8]],
+    query: &Query,
+    operation: Operation,
+) -> Vec<(&'d [u8], f64)> {
+    let input = |key: &[u8]| Input::of(db.loaded(key).and_then(Entry::coll));
+    let sources = keys.iter().zip(&query.weights);
+    let mut sources: Vec<Source<'_>> =
+        sources.map(|(key, &weight)| Source { input: input(key), weight }).collect();
+    // The order in which scores are added shows in their last digits.
+    if operation != Operation::Diff {
+        sources.sort_by_key(|source| source.input.len());
+    }
+    match operation {
+        Operation::Union => union(&sources, query.aggregate),
+        Operation::Inter => inter(&sources, query.aggregate, query.limit),
+        Operation::Diff => diff(&sources),
+    }
 }
 
 fn check_type(db: &mut Db, key: &[u8]) -> Result<(), Error> {
@@ -272,11 +271,11 @@ fn diff<'a>(sources: &[Source<'a>]) -> Vec<(&'a [u8], f64)> {
 }
 
 fn reply(ctx: &mut Ctx<'_>, args: &[&[u8]], operation: Operation) -> Result<(), Error> {
-    combine(ctx, args[0], &args[1..], operation, Form::Reply, |ctx, query, pairs| {
-        let pairs = pairs.iter().map(|(member, score)| (member.as_slice(), *score));
-        pairs_reply(&mut ctx.reply, pairs, query.with_scores);
-        Ok(())
-    })
+    let (keys, query) = prepare(ctx.db, args[0], &args[1..], operation, Form::Reply)?;
+    let mut pairs = combine(ctx.db, keys, &query, operation);
+    pairs.sort_unstable_by(|a, b| sortable(a.1).cmp(&sortable(b.1)).then_with(|| a.0.cmp(b.0)));
+    pairs_reply(&mut ctx.reply, pairs.into_iter(), query.with_scores);
+    Ok(())
 }
 
 pub(super) fn zunion(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
@@ -292,16 +291,19 @@ pub(super) fn zdiff(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
 }
 
 pub(super) fn zintercard(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    combine(ctx, args[0], &args[1..], Operation::Inter, Form::Count, |ctx, _, pairs| {
-        ctx.reply.int(pairs.len() as i64);
-        Ok(())
-    })
+    let (keys, query) = prepare(ctx.db, args[0], &args[1..], Operation::Inter, Form::Count)?;
+    let common = combine(ctx.db, keys, &query, Operation::Inter).len();
+    ctx.reply.int(common as i64);
+    Ok(())
 }
 
 fn store_result(ctx: &mut Ctx<'_>, args: &[&[u8]], operation: Operation) -> Result<(), Error> {
-    combine(ctx, args[0], &args[2..], operation, Form::Store, |ctx, _, pairs| {
-        store(ctx, args[1], &pairs)
-    })
+    let (keys, query) = prepare(ctx.db, args[0], &args[2..], operation, Form::Store)?;
+    let pairs = combine(ctx.db, keys, &query, operation);
+    // The target may be one of the sources.
+    let pairs: Vec<(Vec<u8>, f64)> =
+        pairs.into_iter().map(|(member, score)| (member.to_vec(), score)).collect();
+    store(ctx, args[1], &pairs)
 }
 
 pub(super) fn zunionstore(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {

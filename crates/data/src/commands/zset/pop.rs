@@ -1,11 +1,12 @@
 //! Taking the members with the lowest or highest scores, blocking or not.
 
 use super::element::{Members, remove_ranks};
+use crate::coll_mut::CollMut;
 use crate::command::{Ctx, OnTimeout};
 use crate::entry::Kind;
 use crate::error::Error;
 use crate::parse::{self, is_word};
-use quorate_resp::Proto;
+use quorate_resp::{Proto, Reply};
 
 /// Which end is popped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,11 +44,9 @@ fn pop_one(ctx: &mut Ctx<'_>, args: &[&[u8]], end: End) -> Result<(), Error> {
     };
     let nested = count.is_some() && ctx.reply.proto() == Proto::Resp3;
     let shape = if nested { Shape::Pairs } else { Shape::Flat };
-    if ctx.db.coll(args[1], Kind::Zset)?.is_none() || count == Some(0) {
-        ctx.reply.array(0);
-        return Ok(());
-    }
-    pop(ctx, args[1], end, count.unwrap_or(1), shape)
+    let mut coll = ctx.db.open(args[1], Kind::Zset)?;
+    pop(&mut ctx.reply, args[1], &mut coll, end, count.unwrap_or(1), shape);
+    Ok(())
 }
 
 pub(super) fn bzpopmin(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
@@ -62,35 +61,38 @@ fn pop_blocking(ctx: &mut Ctx<'_>, args: &[&[u8]], end: End) -> Result<(), Error
     let (timeout, keys) = args[1..].split_last().expect("the arity asks for a key and a timeout");
     let timeout_ms = parse::timeout_seconds(timeout)?;
     match first_of(ctx, keys)? {
-        Some(key) => pop(ctx, key, end, 1, Shape::KeyFlat),
-        None => {
-            ctx.block(timeout_ms, OnTimeout::NullArray, None);
-            Ok(())
+        Some(key) => {
+            let mut coll = ctx.db.open(key, Kind::Zset)?;
+            pop(&mut ctx.reply, key, &mut coll, end, 1, Shape::KeyFlat);
         }
+        None => ctx.block(timeout_ms, OnTimeout::NullArray, None),
     }
+    Ok(())
 }
 
 pub(super) fn zmpop(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     let (keys, end, count) = parse_mpop(&args[1..])?;
     match first_of(ctx, keys)? {
-        Some(key) => pop(ctx, key, end, count, Shape::KeyPairs),
-        None => {
-            ctx.reply.null_array();
-            Ok(())
+        Some(key) => {
+            let mut coll = ctx.db.open(key, Kind::Zset)?;
+            pop(&mut ctx.reply, key, &mut coll, end, count, Shape::KeyPairs);
         }
+        None => ctx.reply.null_array(),
     }
+    Ok(())
 }
 
 pub(super) fn bzmpop(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     let (keys, end, count) = parse_mpop(&args[2..])?;
     let timeout_ms = parse::timeout_seconds(args[1])?;
     match first_of(ctx, keys)? {
-        Some(key) => pop(ctx, key, end, count, Shape::KeyPairs),
-        None => {
-            ctx.block(timeout_ms, OnTimeout::NullArray, None);
-            Ok(())
+        Some(key) => {
+            let mut coll = ctx.db.open(key, Kind::Zset)?;
+            pop(&mut ctx.reply, key, &mut coll, end, count, Shape::KeyPairs);
         }
+        None => ctx.block(timeout_ms, OnTimeout::NullArray, None),
     }
+    Ok(())
 }
 
 /// `numkeys key … MIN|MAX [COUNT count]`
@@ -139,13 +141,18 @@ fn first_of<'a>(ctx: &mut Ctx<'_>, keys: &[&'a [u8]]) -> Result<Option<&'a [u8]>
     Ok(None)
 }
 
-/// Pops up to `count` members of `key`, which is a sorted set, and replies them.
-fn pop(ctx: &mut Ctx<'_>, key: &[u8], end: End, count: usize, shape: Shape) -> Result<(), Error> {
-    let mut coll = ctx.db.open(key, Kind::Zset)?;
-    let members = Members::of(&coll);
+/// Pops up to `count` members of `coll`, the sorted set at `key`, and replies them.
+fn pop(
+    reply: &mut Reply<'_>,
+    key: &[u8],
+    coll: &mut CollMut<'_>,
+    end: End,
+    count: usize,
+    shape: Shape,
+) {
+    let members = Members::of(coll);
     let len = members.len();
     let count = count.min(len);
-    let reply = &mut ctx.reply;
     match shape {
         Shape::Flat => reply.array(count * 2),
         Shape::Pairs => reply.array(count),
@@ -171,6 +178,5 @@ fn pop(ctx: &mut Ctx<'_>, key: &[u8], end: End, count: usize, shape: Shape) -> R
         End::Min => members.ranks(from, to).for_each(&mut pair),
         End::Max => members.ranks(from, to).rev().for_each(&mut pair),
     }
-    remove_ranks(&mut coll, from, to);
-    Ok(())
+    remove_ranks(coll, from, to);
 }
