@@ -108,9 +108,9 @@ impl Db {
         Ok(keyspace.peek(place, key))
     }
 
-    /// The live entry of `key` if it is in memory, as it is once a look-up has brought it there:
-    /// so several keys can be read at once.
-    pub fn peek(&self, key: &[u8]) -> Option<&Entry> {
+    /// The entry of `key`, which a look-up in this step has brought into memory: unlike the other
+    /// look-ups it lets several entries be read side by side.
+    pub fn loaded(&self, key: &[u8]) -> Option<&Entry> {
         let Place { shard, hash } = self.map.place(key);
         self.get(shard)?.peek(hash, key)
     }

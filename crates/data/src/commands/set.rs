@@ -326,7 +326,7 @@ fn sets<'a>(db: &'a mut Db, keys: &[&[u8]]) -> Result<Vec<Option<&'a Coll>>, Err
         db.coll(key, Kind::Set)?;
     }
     let db = &*db;
-    Ok(keys.iter().map(|key| db.peek(key)?.coll()).collect())
+    Ok(keys.iter().map(|key| db.loaded(key)?.coll()).collect())
 }
 
 /// The result of `operation` in order; at most the first `limit` of an intersection.
