@@ -13,6 +13,7 @@ pub mod error;
 pub mod index;
 pub mod interest;
 pub mod keyspace;
+pub(crate) mod long_double;
 pub mod parse;
 pub mod place;
 pub mod settings;
