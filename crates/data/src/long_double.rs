@@ -101,7 +101,7 @@ impl LongDouble {
             let (mantissa, carried) = kept.overflowing_add(u64::from(up));
             (if carried { 1 << 63 } else { mantissa }, exponent + excess + i32::from(carried))
         };
-        if exponent > EXPONENT_MAX || exponent < EXPONENT_MIN {
+        if !(EXPONENT_MIN..=EXPONENT_MAX).contains(&exponent) {
             return None;
         }
         Some(Self { negative: false, infinite: false, mantissa, exponent })
