@@ -5,9 +5,9 @@
 use super::sample;
 use crate::coll_mut::CollMut;
 use crate::command::{Ctx, FIRST, Spec, flag};
-use crate::entry::Kind;
+use crate::entry::{Coll, Kind};
 use crate::error::Error;
-use crate::extended::{self, Extended, Number};
+use crate::long_double::LongDouble;
 use crate::parse;
 use crate::scan::{self, Walk};
 use crate::settings::Settings;
@@ -122,24 +122,24 @@ fn hgetall(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
 }
 
 fn hkeys(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    list(ctx, args[1], |(field, _)| field)
+    list(ctx, args[1], |field, _| field)
 }
 
 fn hvals(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    list(ctx, args[1], |(_, value)| value)
+    list(ctx, args[1], |_, value| value)
 }
 
 fn list(
     ctx: &mut Ctx<'_>,
     key: &[u8],
-    part: for<'a> fn((&'a [u8], &'a [u8])) -> &'a [u8],
+    part: for<'a> fn(&'a [u8], &'a [u8]) -> &'a [u8],
 ) -> Result<(), Error> {
     let Some(hash) = ctx.db.coll(key, Kind::Hash)? else {
         ctx.reply.array(0);
         return Ok(());
     };
     ctx.reply.array(hash.len());
-    hash.elements().iter().for_each(|pair| ctx.reply.bulk(part(pair)));
+    hash.elements().iter().for_each(|(field, value)| ctx.reply.bulk(part(field, value)));
     Ok(())
 }
 
@@ -151,7 +151,7 @@ fn hdel(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
 }
 
 fn hlen(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    let len = ctx.db.coll(args[1], Kind::Hash)?.map_or(0, |hash| hash.len());
+    let len = ctx.db.coll(args[1], Kind::Hash)?.map_or(0, Coll::len);
     ctx.reply.int(len as i64);
     Ok(())
 }
@@ -187,21 +187,19 @@ fn hincrby(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
 }
 
 fn hincrbyfloat(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    let by = match extended::parse(args[3]).ok_or(Error::NotFloat)? {
-        Number::Finite(by) => by,
-        Number::Infinite => return Err(Error::text("ERR value is NaN or Infinity")),
-    };
+    let by = LongDouble::parse(args[3]).ok_or(Error::NotFloat)?;
+    if by.is_infinite() {
+        return Err(Error::text("ERR value is NaN or Infinity"));
+    }
     let mut hash = ctx.db.open(args[1], Kind::Hash)?;
-    let old = match hash.get(args[2]).map(extended::parse) {
-        None => Some(Extended::ZERO),
-        Some(Some(Number::Finite(old))) => Some(old),
-        Some(Some(Number::Infinite)) => None,
-        Some(None) => return Err(Error::text("ERR hash value is not a float")),
+    let old = match hash.get(args[2]) {
+        Some(text) => {
+            LongDouble::parse(text).ok_or(Error::text("ERR hash value is not a float"))?
+        }
+        None => LongDouble::ZERO,
     };
-    let new = old
-        .and_then(|old| old.add(by))
-        .ok_or(Error::text("ERR increment would produce NaN or Infinity"))?
-        .to_text();
+    let new =
+        old.add(by).ok_or(Error::text("ERR increment would produce NaN or Infinity"))?.to_string();
     put(&mut hash, args[2], new.as_bytes(), ctx.settings);
     ctx.reply.bulk(new.as_bytes());
     Ok(())

@@ -284,7 +284,7 @@ fn store(
         }
     }
     let values = if options.gets.is_empty() { elements } else { &values };
-    let slices: Vec<&[u8]> = values.iter().map(|value| value.as_slice()).collect();
+    let slices: Vec<&[u8]> = values.iter().map(Sub::as_slice).collect();
     list::store(ctx, to, &slices)?;
     ctx.reply.int(values.len() as i64);
     Ok(())
