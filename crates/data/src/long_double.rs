@@ -53,6 +53,10 @@ impl LongDouble {
         Some(Self { negative, ..value })
     }
 
+    pub(crate) fn is_infinite(self) -> bool {
+        self.infinite
+    }
+
     /// The sum; `None` if it is infinite or no number.
     pub(crate) fn add(self, other: Self) -> Option<Self> {
         if self.infinite || other.infinite {

@@ -1,6 +1,7 @@
 //! Replies: typed calls that append RESP to a buffer, in the version the client speaks.
 
-use std::io::Write as _;
+pub use crate::double::format_double;
+use crate::double::{DoubleBuf, write_double};
 
 /// The protocol version of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,15 +148,15 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// A floating-point number; in RESP2 a bulk string. Written as Redis does: the shortest
-    /// digits that read back as the same number, in `%.17g` style.
+    /// A floating-point number, see [`format_double`]; in RESP2 a bulk string.
     pub fn double(&mut self, value: f64) {
-        let text = format_double(value);
+        let mut buf = DoubleBuf::default();
+        let text = write_double(value, &mut buf);
         match self.proto {
-            Proto::Resp2 => self.bulk(text.as_bytes()),
+            Proto::Resp2 => self.bulk(text),
             Proto::Resp3 => {
                 self.out.push(b',');
-                self.out.extend_from_slice(text.as_bytes());
+                self.out.extend_from_slice(text);
                 self.out.extend_from_slice(b"\r\n");
             }
         }
@@ -204,31 +205,4 @@ impl Digits {
         }
         &self.0[at..]
     }
-}
-
-/// `value` as Redis prints doubles: integers without a point, `inf`, `-inf`, `nan`, otherwise the
-/// shortest digits that read back as the same number, with an exponent where `%.17g` has one.
-pub fn format_double(value: f64) -> String {
-    if value.is_nan() {
-        return "nan".into();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "inf".into() } else { "-inf".into() };
-    }
-    if value == 0.0 {
-        return if value.is_sign_negative() { "-0".into() } else { "0".into() };
-    }
-    if value.fract() == 0.0 && value.abs() < 1e17 {
-        return format!("{}", value as i64);
-    }
-    let mut text = Vec::new();
-    write!(text, "{value:e}").expect("writing to memory cannot fail");
-    let text = String::from_utf8(text).expect("digits are ASCII");
-    let (mantissa, exponent) = text.split_once('e').expect("{:e} always prints an exponent");
-    let exponent: i32 = exponent.parse().expect("{:e} prints a decimal exponent");
-    if (-5..17).contains(&exponent) {
-        return format!("{value}");
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", exponent.abs())
 }

@@ -44,17 +44,7 @@ pub(crate) const COMMANDS: &[Spec] = &[
     Spec { name: "getrange", arity: 4, flags: READ, keys: FIRST, run: getrange },
     Spec { name: "substr", arity: 4, flags: READ, keys: FIRST, run: getrange },
     Spec { name: "lcs", arity: -3, flags: READ, keys: FIRST_TWO, run: lcs::lcs },
-    Spec { name: "del", arity: -2, flags: flag::WRITE, keys: EVERY, run: del },
 ];
-
-fn del(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    let mut deleted = 0;
-    for key in &args[1..] {
-        deleted += i64::from(ctx.db.delete(key)?);
-    }
-    ctx.reply.int(deleted);
-    Ok(())
-}
 
 // --- GET and SET -----------------------------------------------------------------------------
 

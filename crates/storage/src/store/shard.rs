@@ -1,0 +1,450 @@
+//! One shard's tree: its generations, and the steps that change it.
+
+use super::gone::{self, Gone};
+use super::keys;
+use super::snapshot::{Published, Snapshot};
+use super::{Shared, StoreError, StoreStats, files};
+use lsm_tree::compaction::Leveled;
+use lsm_tree::config::CompressionPolicy;
+use lsm_tree::{
+    AbstractTree, AnyTree, CompressionType, Config, SeqNo, SequenceNumberCounter, Tree,
+};
+use quorate_base::ShardId;
+use quorate_data::table::{Flush, Mark, TableOp};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+/// Overlapping runs at which `maintain` merges the youngest level. Every read looks through all.
+const RUNS_MERGE: u8 = 4;
+/// Runs at which `persist` compacts by itself before it adds one. The manifest counts at most 255.
+const RUNS_MAX: usize = 24;
+/// What the manifest can count; beyond it tables would be lost.
+const RUNS_LIMIT: usize = 250;
+/// Bytes of a table file. A compaction merges a few files, so this bounds its work.
+const TABLE_BYTES: u64 = if cfg!(test) { 2 << 10 } else { 16 << 20 };
+/// Unpersisted bytes at which `maintain` adds no more tombstones.
+const TOMBSTONE_BYTES_MAX: u64 = 16 << 20;
+
+/// A tree in its own directory.
+pub(super) struct Generation {
+    number: u64,
+    pub(super) dir: PathBuf,
+    pub(super) tree: Tree,
+    seqno: SequenceNumberCounter,
+}
+
+impl Generation {
+    fn open(number: u64, dir: PathBuf, shared: &Shared) -> Result<Arc<Self>, StoreError> {
+        let seqno = SequenceNumberCounter::default();
+        let tree = Config::new(&dir, seqno.clone(), SequenceNumberCounter::default())
+            .use_cache(Arc::clone(&shared.cache))
+            .use_descriptor_table(Some(Arc::clone(&shared.descriptors)))
+            .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
+            .open()
+            .map_err(|e| StoreError::tree("open", &dir, e))?;
+        let AnyTree::Standard(tree) = tree else {
+            return Err(StoreError::damaged(&dir, "it is a tree of another kind"));
+        };
+        seqno.fetch_max(tree.get_highest_seqno().map_or(0, |highest| highest + 1));
+        Ok(Arc::new(Self { number, dir, tree, seqno }))
+    }
+
+    /// Above the number of every completed write.
+    pub(super) fn next_seqno(&self) -> SeqNo {
+        self.seqno.get()
+    }
+
+    /// One step of compaction; true if it changed anything. Pairs at or above `watermark` keep
+    /// their sequence numbers.
+    fn compact(&self, watermark: SeqNo) -> Result<bool, StoreError> {
+        let fail = |e| StoreError::tree("compact", &self.dir, e);
+        let before = self.tree.current_version().id();
+        let strategy =
+            Leveled::default().with_l0_threshold(RUNS_MERGE).with_table_target_size(TABLE_BYTES);
+        self.tree.compact(Arc::new(strategy), watermark).map_err(fail)?;
+        // Snapshots own the files they read, so the tree itself need not remember older states.
+        self.tree.get_version_history_lock().maintenance(&self.dir, SeqNo::MAX).map_err(fail)?;
+        Ok(self.tree.current_version().id() != before)
+    }
+}
+
+/// A shard on disk, or the place for one.
+pub(super) struct Shard {
+    id: ShardId,
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    published: Published,
+    unpersisted: AtomicU64,
+    writer: Mutex<Writer>,
+}
+
+/// What only the writing side knows.
+struct Writer {
+    /// Receives the writes; none until the first.
+    live: Option<Arc<Generation>>,
+    /// The generation that the pointer file names.
+    pointed: Option<u64>,
+    /// Contained in `live`, durable or not.
+    written: Mark,
+    durable: Mark,
+    next_generation: u64,
+    /// Of `live`.
+    gone: Gone,
+    /// Below it, no pair that the oldest of `gone` removed is left.
+    gone_until: Vec<u8>,
+    /// Cleared away, but still what the pointer names.
+    superseded: Option<Arc<Generation>>,
+    /// To be removed from disk when no reader holds them.
+    retired: Vec<Arc<Generation>>,
+    /// Replaced snapshots: kept until no reader holds them, so that it is never a reader that
+    /// lets go of the last reference to a deleted file and has to remove it.
+    replaced: Vec<Arc<Snapshot>>,
+    failed: Option<String>,
+}
+
+impl Writer {
+    /// Pairs below it are older than every removal, present and future.
+    fn watermark(&self, live: &Generation) -> SeqNo {
+        self.gone.watermark().min(live.next_seqno())
+    }
+}
+
+impl Shard {
+    /// A shard that has nothing on disk.
+    pub(super) fn empty(id: ShardId, dir: PathBuf, shared: Arc<Shared>) -> Self {
+        let writer = Writer {
+            live: None,
+            pointed: None,
+            written: Mark::default(),
+            durable: Mark::default(),
+            next_generation: 1,
+            gone: Gone::default(),
+            gone_until: Vec::new(),
+            superseded: None,
+            retired: Vec::new(),
+            replaced: Vec::new(),
+            failed: None,
+        };
+        Self {
+            id,
+            dir,
+            shared,
+            published: Arc::new(RwLock::new(Arc::new(Snapshot::empty()))),
+            unpersisted: AtomicU64::new(0),
+            writer: Mutex::new(writer),
+        }
+    }
+
+    /// Opens what `dir` holds; none if no persist ever completed in it.
+    pub(super) fn open(
+        id: ShardId,
+        dir: PathBuf,
+        shared: Arc<Shared>,
+    ) -> Result<Option<Self>, StoreError> {
+        let Some(number) = files::read_pointer(&dir)? else {
+            files::remove_dir(&dir)?;
+            return Ok(None);
+        };
+        for (path, name) in files::list(&dir)? {
+            if name.parse::<u64>().is_ok_and(|n| n != number) {
+                files::remove_dir(&path)?;
+            }
+        }
+        let tree_dir = dir.join(number.to_string());
+        // `lsm-tree` would take an absent manifest for a new tree.
+        files::check_tree(&tree_dir)?;
+        let generation = Generation::open(number, tree_dir, &shared)?;
+        let found = Snapshot::take(&generation, Mark::default(), Gone::default());
+        let Some(mark) = found.stored_mark()? else {
+            return Err(StoreError::damaged(&generation.dir, "it holds no mark"));
+        };
+        let gone = found.stored_gone()?;
+        // What is written from now on is newer than any removal, though compactions zeroed the
+        // sequence numbers that said so.
+        generation.seqno.fetch_max(gone.newest() + 1);
+        let shard = Self::empty(id, dir, shared);
+        {
+            let mut writer = shard.writer();
+            (writer.written, writer.durable) = (mark, mark);
+            (writer.pointed, writer.next_generation) = (Some(number), number + 1);
+            (writer.live, writer.gone) = (Some(generation), gone);
+            shard.publish(&mut writer);
+        }
+        Ok(Some(shard))
+    }
+
+    pub(super) fn published(&self) -> Published {
+        Arc::clone(&self.published)
+    }
+
+    pub(super) fn has_tree(&self) -> bool {
+        self.writer().live.is_some()
+    }
+
+    pub(super) fn unpersisted_bytes(&self) -> u64 {
+        self.unpersisted.load(Ordering::Relaxed)
+    }
+
+    /// Makes `flush` visible, whole.
+    pub(super) fn write(&self, flush: Flush) -> Result<(), StoreError> {
+        assert_eq!(flush.shard, self.id, "a flush went to the wrong shard");
+        let mut writer = self.writer();
+        self.check(&writer)?;
+        let result = self.write_into(&mut writer, flush);
+        self.remember(&mut writer, result)
+    }
+
+    fn write_into(&self, writer: &mut Writer, flush: Flush) -> Result<(), StoreError> {
+        if flush.clear {
+            if let Some(old) = writer.live.take() {
+                let counts = writer.pointed == Some(old.number);
+                if counts { writer.superseded = Some(old) } else { writer.retired.push(old) }
+            }
+            (writer.gone, writer.gone_until) = (Gone::default(), Vec::new());
+        }
+        let generation = match &writer.live {
+            Some(generation) => Arc::clone(generation),
+            None => self.create_generation(writer)?,
+        };
+        let before = Snapshot::take(&generation, writer.written, writer.gone.clone());
+        let seqno = generation.seqno.next();
+        let tree = &generation.tree;
+        let mut ops = flush.ops;
+        // In key order each insertion walks the memtable where the one before left it cached.
+        ops.sort_unstable_by(|a, b| key_of(a).cmp(key_of(b)));
+        for op in ops {
+            match op {
+                TableOp::Put(key, value) => {
+                    let value = keys::stored_value(&key, value);
+                    let _ = tree.insert(&*keys::stored(&key), value, seqno);
+                }
+                TableOp::Delete(key) => {
+                    let _ = tree.remove(&*keys::stored(&key), seqno);
+                }
+                TableOp::DeletePrefix(prefix) => {
+                    let oldest = writer.gone.oldest_seqno();
+                    delete_prefix(&before, tree, &mut writer.gone, prefix, seqno)?;
+                    if writer.gone.oldest_seqno() != oldest {
+                        writer.gone_until.clear();
+                    }
+                }
+            }
+        }
+        let _ = tree.insert(keys::MARK, keys::encode_mark(flush.mark), seqno);
+        writer.written = flush.mark;
+        self.unpersisted.store(tree.active_memtable().size(), Ordering::Relaxed);
+        self.publish(writer);
+        Ok(())
+    }
+
+    fn create_generation(&self, writer: &mut Writer) -> Result<Arc<Generation>, StoreError> {
+        let number = writer.next_generation;
+        writer.next_generation += 1;
+        files::create_dir(&self.dir)?;
+        let dir = self.dir.join(number.to_string());
+        // A leftover of a generation that never counted.
+        files::remove_dir(&dir)?;
+        let generation = Generation::open(number, dir, &self.shared)?;
+        writer.live = Some(Arc::clone(&generation));
+        Ok(generation)
+    }
+
+    /// Makes everything written durable, mark included.
+    pub(super) fn persist(&self) -> Result<Mark, StoreError> {
+        let mut writer = self.writer();
+        self.check(&writer)?;
+        let result = self.persist_live(&mut writer);
+        self.remember(&mut writer, result)?;
+        Ok(writer.durable)
+    }
+
+    fn persist_live(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        let Some(live) = writer.live.clone() else { return Ok(()) };
+        if live.tree.active_memtable().is_empty() {
+            return Ok(());
+        }
+        // Unless another thread's compaction holds the youngest level, this leaves few runs.
+        while live.tree.l0_run_count() >= RUNS_MAX && live.compact(writer.watermark(&live))? {}
+        let runs = live.tree.l0_run_count();
+        assert!(runs < RUNS_LIMIT, "{runs} runs await compaction in {}", live.dir.display());
+        live.tree
+            .flush_active_memtable(SeqNo::MAX)
+            .map_err(|e| StoreError::tree("flush", &live.dir, e))?;
+        if writer.pointed != Some(live.number) {
+            files::write_pointer(&self.dir, live.number)?;
+            writer.pointed = Some(live.number);
+        }
+        writer.durable = writer.written;
+        writer.retired.extend(writer.superseded.take());
+        self.unpersisted.store(0, Ordering::Relaxed);
+        self.publish(writer);
+        Ok(())
+    }
+
+    /// See [`super::Store::maintain`].
+    pub(super) fn maintain(&self) -> Result<bool, StoreError> {
+        let (live, watermark) = {
+            let mut writer = self.writer();
+            self.check(&writer)?;
+            if sweep(&mut writer)? || self.bury(&mut writer)? {
+                return Ok(true);
+            }
+            let Some(live) = writer.live.clone() else { return Ok(false) };
+            let watermark = writer.watermark(&live);
+            (live, watermark)
+        };
+        // Without the lock: writes and persists go on.
+        let result = live.compact(watermark);
+        let mut writer = self.writer();
+        let changed = match result {
+            // What was damaged before does not forbid writing.
+            Err(error @ StoreError::Damaged { .. }) => return Err(error),
+            other => self.remember(&mut writer, other)?,
+        };
+        if changed && writer.live.as_ref().is_some_and(|now| Arc::ptr_eq(now, &live)) {
+            self.publish(&mut writer);
+        }
+        Ok(changed)
+    }
+
+    /// Writes tombstones for some pairs of the oldest removed prefix; true if there was one and
+    /// memory allows. Changes nothing that a reader sees.
+    fn bury(&self, writer: &mut Writer) -> Result<bool, StoreError> {
+        let Some((prefix, removed_at)) = writer.gone.oldest() else { return Ok(false) };
+        let Some(live) = writer.live.clone() else { return Ok(false) };
+        if self.unpersisted_bytes() >= TOMBSTONE_BYTES_MAX {
+            return Ok(false);
+        }
+        let (prefix, end) = (prefix.to_vec(), keys::after_prefix(prefix));
+        let all = Snapshot::take(&live, writer.written, Gone::default());
+        let from = writer.gone_until.clone().max(prefix.clone());
+        let seqno = live.seqno.next();
+        let (mut seen, mut reached) = (0, None);
+        all.walk(&from, Some(&end), &mut |pair, key, _| {
+            seen += 1;
+            // A group of long keys has no order to resume in, so it is done as a whole.
+            if seen > gone::KEYS_MAX && keys::group(&pair.key.user_key).is_none() {
+                reached = Some(key.to_vec());
+                return false;
+            }
+            if pair.key.seqno < removed_at {
+                let _ = live.tree.remove(pair.key.user_key.clone(), seqno);
+            }
+            true
+        })?;
+        writer.gone_until = reached.unwrap_or_else(|| {
+            let _ = live.tree.remove(gone::record_key(&prefix), seqno);
+            writer.gone.remove(&prefix);
+            Vec::new()
+        });
+        self.unpersisted.store(live.tree.active_memtable().size(), Ordering::Relaxed);
+        self.publish(writer);
+        Ok(true)
+    }
+
+    /// Removes everything; durable on return.
+    pub(super) fn drop_contents(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        // Also allowed after a failure: nothing of it is kept.
+        files::remove_pointer(&self.dir)?;
+        writer.failed = None;
+        writer.pointed = None;
+        (writer.written, writer.durable) = (Mark::default(), Mark::default());
+        (writer.gone, writer.gone_until) = (Gone::default(), Vec::new());
+        let (live, superseded) = (writer.live.take(), writer.superseded.take());
+        writer.retired.extend(live.into_iter().chain(superseded));
+        self.unpersisted.store(0, Ordering::Relaxed);
+        self.publish(&mut writer);
+        sweep(&mut writer).map(|_| ())
+    }
+
+    pub(super) fn add_stats(&self, stats: &mut StoreStats) {
+        let snapshot = Arc::clone(&self.published.read().expect("no holder of this lock panics"));
+        let Some(figures) = snapshot.figures() else { return };
+        stats.shards += 1;
+        stats.tables += figures.tables;
+        stats.disk_bytes += figures.bytes;
+        stats.unpersisted_bytes += self.unpersisted_bytes();
+        stats.runs_max = stats.runs_max.max(figures.runs);
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().expect("no holder of this lock panics")
+    }
+
+    fn check(&self, writer: &Writer) -> Result<(), StoreError> {
+        match &writer.failed {
+            Some(first) => {
+                Err(StoreError::Stopped { path: self.dir.clone(), first: first.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn remember<T>(
+        &self,
+        writer: &mut Writer,
+        result: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            writer.failed.get_or_insert_with(|| error.to_string());
+        }
+        result
+    }
+
+    /// Shows readers what is written now.
+    fn publish(&self, writer: &mut Writer) {
+        let snapshot = match &writer.live {
+            Some(live) => Snapshot::take(live, writer.written, writer.gone.clone()),
+            None => Snapshot::empty(),
+        };
+        let mut published = self.published.write().expect("no holder of this lock panics");
+        writer.replaced.push(std::mem::replace(&mut *published, Arc::new(snapshot)));
+        drop(published);
+        writer.replaced.retain(|old| Arc::strong_count(old) > 1);
+    }
+}
+
+/// Removes the pairs that `before` shows under `prefix`: a few one by one, the rest by a record.
+fn delete_prefix(
+    before: &Snapshot,
+    tree: &Tree,
+    gone: &mut Gone,
+    prefix: Vec<u8>,
+    seqno: SeqNo,
+) -> Result<(), StoreError> {
+    let (mut removed, mut more) = (0, false);
+    before.walk(&prefix, Some(&keys::after_prefix(&prefix)), &mut |pair, _, _| {
+        more = removed == gone::KEYS_MAX && gone.takes(&prefix);
+        if !more {
+            let _ = tree.remove(pair.key.user_key.clone(), seqno);
+            removed += 1;
+        }
+        !more
+    })?;
+    if more {
+        let _ = tree.insert(gone::record_key(&prefix), seqno.to_le_bytes(), seqno);
+        gone.add(prefix, seqno);
+    }
+    Ok(())
+}
+
+/// Removes the directories of retired generations that nobody reads; true if there were any.
+fn sweep(writer: &mut Writer) -> Result<bool, StoreError> {
+    writer.replaced.retain(|old| Arc::strong_count(old) > 1);
+    let (gone, kept) = std::mem::take(&mut writer.retired)
+        .into_iter()
+        .partition::<Vec<_>, _>(|generation| Arc::strong_count(generation) == 1);
+    writer.retired = kept;
+    for generation in &gone {
+        files::remove_dir(&generation.dir)?;
+    }
+    Ok(!gone.is_empty())
+}
+
+fn key_of(op: &TableOp) -> &[u8] {
+    match op {
+        TableOp::Put(key, _) | TableOp::Delete(key) | TableOp::DeletePrefix(key) => key,
+    }
+}
