@@ -1,7 +1,7 @@
 //! Bitmaps: strings seen as bits. Bit 0 is the highest bit of the first byte.
 
 use crate::command::{Ctx, FIRST, Keys, Spec, flag};
-use crate::commands::string::inclusive_range;
+use crate::commands::string::{clamped_range, inclusive_range};
 use crate::error::Error;
 use crate::keyspace::Expiry;
 use crate::parse::{int, integer, is_word};
@@ -83,13 +83,21 @@ fn unit_is_bit(word: &[u8]) -> Result<bool, Error> {
     }
 }
 
+/// How a command resolves the ends of a range, see [`inclusive_range`].
+type Resolve = fn(i64, i64, u64) -> Option<(u64, u64)>;
+
 /// The first and last bit of a range of bytes or bits of a string of `len` bytes.
-fn bit_range(start: i64, end: i64, in_bits: bool, len: usize) -> Option<(u64, u64)> {
+fn bit_range(
+    resolve: Resolve,
+    (start, end): (i64, i64),
+    in_bits: bool,
+    len: usize,
+) -> Option<(u64, u64)> {
     let len = len as u64;
     if in_bits {
-        return inclusive_range(start, end, len * 8);
+        return resolve(start, end, len * 8);
     }
-    inclusive_range(start, end, len).map(|(from, to)| (from * 8, to * 8 + 7))
+    resolve(start, end, len).map(|(from, to)| (from * 8, to * 8 + 7))
 }
 
 fn bitcount(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
@@ -100,7 +108,7 @@ fn bitcount(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         _ => return Err(Error::Syntax),
     };
     let value = ctx.db.string(args[1])?.unwrap_or_default();
-    let count = match bit_range(start, end, in_bits, value.len()) {
+    let count = match bit_range(inclusive_range, (start, end), in_bits, value.len()) {
         Some((from, to)) => count_ones(value, from, to),
         None => 0,
     };
@@ -134,7 +142,8 @@ fn bitpos(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         ctx.reply.int(if bit == 1 { -1 } else { 0 });
         return Ok(());
     };
-    let position = match bit_range(start, end.unwrap_or(-1), in_bits, value.len()) {
+    let position = match bit_range(clamped_range, (start, end.unwrap_or(-1)), in_bits, value.len())
+    {
         None => -1,
         Some((from, to)) => match first_bit(value, from, to, bit == 1) {
             Some(position) => position as i64,
@@ -261,6 +270,8 @@ mod tests {
         h.check("BITPOS k 0 1", ":16|");
         h.check("BITPOS k 0 2", ":-1|");
         h.check("BITPOS k 0 0 -1", ":-1|");
+        h.check("BITPOS k 1 -100 -200", ":0|");
+        h.check("BITCOUNT k -100 -200", ":0|");
         h.check("BITPOS absent 0", ":0|");
         h.check("BITPOS absent 1", ":-1|");
         h.check("BITPOS k 2", "-ERR The bit argument must be 1 or 0.|");

@@ -424,11 +424,17 @@ fn getrange(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
 }
 
 /// Resolves a range whose ends may count from the end, both inclusive, within `len` units; `None`
-/// if nothing is in it.
+/// if nothing is in it. Ends before the first unit mean the first unit, except that two ends in
+/// the wrong order are an empty range even there.
 pub(super) fn inclusive_range(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
-    if len == 0 || start < 0 && end < 0 && start > end {
+    if start < 0 && end < 0 && start > end {
         return None;
     }
+    clamped_range(start, end, len)
+}
+
+/// The same without the exception.
+pub(super) fn clamped_range(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
     let resolve = |position: i64| {
         if position < 0 {
             len.saturating_sub(position.unsigned_abs())
@@ -436,7 +442,7 @@ pub(super) fn inclusive_range(start: i64, end: i64, len: u64) -> Option<(u64, u6
             position.unsigned_abs()
         }
     };
-    let (from, to) = (resolve(start), resolve(end).min(len - 1));
+    let (from, to) = (resolve(start), resolve(end).min(len.checked_sub(1)?));
     (from <= to).then_some((from, to))
 }
 
