@@ -14,3 +14,6 @@ pub type Term = u64;
 
 /// Milliseconds since the Unix epoch, always handed in, never read from a clock here.
 pub type Millis = u64;
+
+/// A node of the cluster; 0 means "none".
+pub type NodeId = u64;

@@ -1,7 +1,7 @@
 //! A collection opened for changes.
 
 use crate::entry::{Coll, DIRTY, Entry, Kind, STORED, TOMB};
-use crate::keyspace::{Keyspace, new_coll, seconds, stored_generation};
+use crate::keyspace::{Keyspace, generation, new_coll, seconds};
 use crate::sorted::{Sub, Val};
 use std::ops::Deref;
 
@@ -58,6 +58,16 @@ impl<'a> CollMut<'a> {
         self.coll.elements.put(sub, val, true)
     }
 
+    /// Adds an element that is absent; false, and no change, if it is there.
+    pub fn insert(&mut self, sub: &[u8], val: &[u8]) -> bool {
+        let inserted = self.coll.elements.insert_new(sub, val, true);
+        if inserted {
+            self.begin();
+            self.keyspace.recorder.put(sub, val);
+        }
+        inserted
+    }
+
     /// Removes an element; returns its value. An absent element is no change.
     pub fn remove(&mut self, sub: &[u8]) -> Option<Val> {
         let old = self.coll.elements.remove(sub)?;
@@ -73,7 +83,8 @@ impl<'a> CollMut<'a> {
     pub fn set_aux(&mut self, aux: &[u8]) {
         if self.coll.aux != aux {
             self.begin();
-            self.coll.aux = aux.to_vec();
+            self.coll.aux.clear();
+            self.coll.aux.extend_from_slice(aux);
         }
     }
 
@@ -116,7 +127,7 @@ impl<'a> CollMut<'a> {
         if doomed {
             let place = self.place;
             let entry = self.keyspace.index.get(place, &key).expect("it was just put back");
-            let dead = stored_generation(entry);
+            let dead = generation(entry);
             self.keyspace.place_delete(place, &key, false, dead);
         }
     }

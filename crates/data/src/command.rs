@@ -58,6 +58,8 @@ pub enum Keys {
     /// The function pushes the positions. It may leave out what it cannot parse: executing the
     /// command then fails on the same argument.
     Custom(fn(&[&[u8]], &mut KeyPositions)),
+    /// The same; the command needs the whole keyspace where the function returns false.
+    CustomOrAll(fn(&[&[u8]], &mut KeyPositions) -> bool),
     /// The command needs the whole keyspace.
     All,
 }
@@ -122,8 +124,8 @@ pub struct Ctx<'a> {
 /// How a command waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// When to give up; `None` waits for ever.
-    pub deadline: Option<Millis>,
+    /// When to give up, milliseconds from now; 0 waits for ever.
+    pub timeout_ms: u64,
     /// What to reply then.
     pub on_timeout: OnTimeout,
     /// The arguments to execute when a key changes, where they differ from those received.
@@ -142,7 +144,12 @@ pub enum OnTimeout {
 impl Ctx<'_> {
     /// Blocks the client until one of the command's keys changes, then executes the command again.
     /// `timeout_ms` 0 waits for ever. Inside a transaction replies at once as if it had timed out.
-    pub fn block(&mut self, timeout_ms: u64, on_timeout: OnTimeout, rewritten: Option<Vec<Vec<u8>>>) {
+    pub fn block(
+        &mut self,
+        timeout_ms: u64,
+        on_timeout: OnTimeout,
+        rewritten: Option<Vec<Vec<u8>>>,
+    ) {
         if self.in_transaction {
             match on_timeout {
                 OnTimeout::Null => self.reply.null(),
@@ -150,8 +157,7 @@ impl Ctx<'_> {
             }
             return;
         }
-        let deadline = (timeout_ms > 0).then(|| self.now.saturating_add(timeout_ms));
-        self.blocked = Some(Block { deadline, on_timeout, rewritten });
+        self.blocked = Some(Block { timeout_ms, on_timeout, rewritten });
     }
 }
 
@@ -171,6 +177,7 @@ impl Spec {
             Keys::None => {}
             Keys::All => return false,
             Keys::Custom(find) => find(args, out),
+            Keys::CustomOrAll(find) => return find(args, out),
             Keys::Range { first, last, step } => {
                 let end = if last < 0 {
                     args.len().saturating_sub(last.unsigned_abs())

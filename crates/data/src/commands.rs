@@ -20,15 +20,20 @@ mod geo;
 mod hash;
 mod hyperloglog;
 mod list;
+mod sample;
 mod set;
+mod sort;
 mod stream;
 mod string;
+#[cfg(test)]
+mod twins;
 mod zset;
 
 /// Every family with its name as in `COMMAND DOCS` groups.
 pub(crate) const FAMILIES: &[(&str, &[Spec])] = &[
     ("generic", generic::COMMANDS),
     ("generic", expire::COMMANDS),
+    ("generic", sort::COMMANDS),
     ("string", string::COMMANDS),
     ("bitmap", bitmap::COMMANDS),
     ("hash", hash::COMMANDS),

@@ -12,7 +12,8 @@
 //! Place hashes are below 2^63, so keys that start with 0xff are free for the table's own mark.
 
 use crate::entry::{Coll, DIRTY, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
-use crate::keyspace::Keyspace;
+use crate::keys::{StoredKey, group};
+use crate::keyspace::{Keyspace, seconds};
 use crate::sorted::Sorted;
 use crate::table::{Flush, Mark, TableError, TableOp};
 use quorate_base::codec::Reader;
@@ -172,15 +173,7 @@ impl Keyspace {
     }
 
     fn insert_record(&mut self, place: u64, key: &[u8], record: &[u8]) -> Result<(), TableError> {
-        let damaged = || {
-            TableError(format!(
-                "shard {}: the record of key {:?} makes no sense; it was written by a newer \
-                 version, or it is damaged",
-                self.shard,
-                String::from_utf8_lossy(key)
-            ))
-        };
-        let mut entry = decode_record(key, record).ok_or_else(damaged)?;
+        let mut entry = decode_record(key, record).ok_or_else(|| self.damaged(key))?;
         if let Entry::Coll(coll) = &mut entry {
             let prefix = element_key(place, coll.generation, b"");
             let end = crate::sorted::prefix_end(&prefix);
@@ -191,6 +184,7 @@ impl Keyspace {
             })?;
         }
         entry.set_flags(entry.flags() | STORED);
+        entry.set_accessed(seconds(self.recorder.now()));
         if let Some(at) = entry.expiry() {
             self.expiries.insert((at, place));
         }
@@ -199,26 +193,31 @@ impl Keyspace {
         Ok(())
     }
 
-    /// The keys of the table from place `from` on, about `limit` of them, whole places only, and
-    /// the place to go on from. For SCAN over a shard that is not resident.
+    /// The keys of the table from place `from` on, about `limit` of them, whole groups only (see
+    /// `keys.rs`), and the place to go on from.
     pub(crate) fn table_keys(
         &self,
         from: u64,
         limit: usize,
-    ) -> Result<(Vec<(u64, Vec<u8>)>, Option<u64>), TableError> {
-        let mut keys: Vec<(u64, Vec<u8>)> = Vec::new();
+    ) -> Result<(Vec<StoredKey>, Option<u64>), TableError> {
+        let mut keys: Vec<StoredKey> = Vec::new();
         let mut start = from.to_be_bytes().to_vec();
         loop {
-            let mut skip = None;
-            let mut next = None;
-            self.table.scan(&start, None, &mut |key, _| match split_key(key) {
+            let (mut skip, mut next, mut damaged) = (None, None, None);
+            self.table.scan(&start, None, &mut |key, record| match split_key(key) {
                 Some((place, RECORD, name)) => {
-                    if keys.len() >= limit && keys.last().is_some_and(|(last, _)| *last != place) {
+                    let another = keys.last().is_some_and(|k| group(k.place) != group(place));
+                    if keys.len() >= limit && another {
                         next = Some(place);
                         return false;
                     }
-                    keys.push((place, name.to_vec()));
-                    true
+                    match decode_head(record) {
+                        Some((kind, expiry)) => {
+                            keys.push(StoredKey { place, name: name.to_vec(), kind, expiry });
+                        }
+                        None => damaged = Some(self.damaged(name)),
+                    }
+                    damaged.is_none()
                 }
                 Some((place, _, _)) => {
                     skip = Some((place + 1).to_be_bytes().to_vec());
@@ -226,11 +225,21 @@ impl Keyspace {
                 }
                 None => false,
             })?;
-            match skip {
-                Some(behind) => start = behind,
-                None => return Ok((keys, next)),
+            match (damaged, skip) {
+                (Some(error), _) => return Err(error),
+                (None, Some(behind)) => start = behind,
+                (None, None) => return Ok((keys, next)),
             }
         }
+    }
+
+    fn damaged(&self, key: &[u8]) -> TableError {
+        TableError(format!(
+            "shard {}: the record of key {:?} makes no sense; it was written by a newer version, \
+             or it is damaged",
+            self.shard,
+            String::from_utf8_lossy(key)
+        ))
     }
 }
 
@@ -290,6 +299,13 @@ fn split_key(key: &[u8]) -> Option<(u64, u8, &[u8])> {
     let (tag, name) = rest.split_first()?;
     let place = u64::from_be_bytes(*place);
     (place >> 63 == 0).then_some((place, *tag, name))
+}
+
+/// The type and expiry in a record.
+fn decode_head(record: &[u8]) -> Option<(Kind, Option<Millis>)> {
+    let mut reader = Reader::new(record);
+    let (kind, flags, _version) = (Kind::from_tag(reader.u8()?)?, reader.u8()?, reader.u64()?);
+    Some((kind, if flags & EXPIRES != 0 { Some(reader.u64()?) } else { None }))
 }
 
 fn decode_record(key: &[u8], record: &[u8]) -> Option<Entry> {

@@ -347,6 +347,13 @@ impl Entry {
         bytes[from..to].copy_from_slice(data);
     }
 
+    /// About how many bytes of memory the key takes in all.
+    pub fn memory_bytes(&self) -> usize {
+        /// The allocator's header, and the entry's share of a table that is seven eighths full.
+        const OVERHEAD: usize = 16 + (size_of::<Entry>() + 1) * 8 / 7;
+        self.bytes() + OVERHEAD
+    }
+
     /// About how many bytes of memory the entry takes, without its place in the index.
     pub(crate) fn bytes(&self) -> usize {
         match self {

@@ -45,9 +45,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WrongType => f.write_str(
-                "WRONGTYPE Operation against a key holding the wrong kind of value",
-            ),
+            Self::WrongType => {
+                f.write_str("WRONGTYPE Operation against a key holding the wrong kind of value")
+            }
             Self::Syntax => f.write_str("ERR syntax error"),
             Self::NotInteger => f.write_str("ERR value is not an integer or out of range"),
             Self::NotFloat => f.write_str("ERR value is not a valid float"),

@@ -113,11 +113,7 @@ impl Index {
 
     /// Appends to `out` the entries of the segment that holds `from`, those with place hashes
     /// from `from` on, in place order. Returns the start of the next segment, if there is one.
-    pub fn segment_from<'a>(
-        &'a self,
-        from: u64,
-        out: &mut Vec<(u64, &'a Entry)>,
-    ) -> Option<u64> {
+    pub fn segment_from<'a>(&'a self, from: u64, out: &mut Vec<(u64, &'a Entry)>) -> Option<u64> {
         let at = self.segment_of(from);
         let begin = out.len();
         out.extend(

@@ -12,8 +12,8 @@
 use crate::coll_mut::CollMut;
 use crate::effects::Recorder;
 use crate::entry::{DIRTY, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
-use crate::interest::Interest;
 use crate::index::Index as KeyIndex;
+use crate::interest::Interest;
 use crate::table::{Mark, Table, TableError};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use std::cell::Cell;
@@ -207,7 +207,7 @@ impl Keyspace {
     fn purge(&mut self, place: u64, key: &[u8]) {
         let now = self.recorder.now();
         let dead = match self.index.get(place, key) {
-            Some(e) if !e.is_tomb() && !e.is_live(now) => stored_generation(e),
+            Some(e) if !e.is_tomb() && !e.is_live(now) => generation(e),
             _ => return,
         };
         self.recorder.delete(key, true, dead);
@@ -247,7 +247,7 @@ impl Keyspace {
             Expiry::Keep => old.filter(|e| !e.is_tomb()).and_then(Entry::expiry),
         };
         let created = old.is_none_or(Entry::is_tomb);
-        let dead = old.map_or(0, stored_generation);
+        let dead = old.map_or(0, generation);
         self.recorder.set(key, value, expiry, raw, created, dead);
         self.place_string(place, key, value, expiry, raw, created, dead, seconds(now));
         Ok(())
@@ -268,7 +268,9 @@ impl Keyspace {
     ) {
         let version = self.bump(key);
         self.keys += u64::from(created);
-        self.bury(place, dead);
+        if dead != 0 {
+            self.bury_replaced(place, key, dead);
+        }
         let maybe_stored = if self.resident { 0 } else { STORED };
         let Some(entry) = self.index.get_mut(place, key) else {
             let mut entry = Entry::string(key, value, version, expiry, raw, accessed);
@@ -357,7 +359,7 @@ impl Keyspace {
         let Some(entry) = self.index.get(place, key).filter(|e| !e.is_tomb()) else {
             return Ok(false);
         };
-        let dead = stored_generation(entry);
+        let dead = generation(entry);
         self.recorder.delete(key, false, dead);
         self.place_delete(place, key, false, dead);
         Ok(true)
@@ -370,11 +372,12 @@ impl Keyspace {
         because_expired: bool,
         dead: u64,
     ) {
-        let version =
-            if because_expired { self.recorder.bump() } else { self.bump(key) };
+        let version = if because_expired { self.recorder.bump() } else { self.bump(key) };
         self.deletions[place as usize % DELETION_CELLS] = version;
         self.keys = self.keys.checked_sub(1).expect("a deleted key was counted");
-        self.bury(place, dead);
+        if dead != 0 {
+            self.bury_replaced(place, key, dead);
+        }
         let Some(entry) = self.index.get_mut(place, key) else {
             assert!(!self.resident, "shard {} deletes a key that it does not hold", self.shard);
             self.insert_tomb(place, key, version);
@@ -398,6 +401,9 @@ impl Keyspace {
 
     /// Drops every key.
     pub(crate) fn clear(&mut self) {
+        if self.keys == 0 {
+            return;
+        }
         self.recorder.clear();
         self.place_clear();
     }
@@ -499,8 +505,7 @@ impl Keyspace {
     /// Removes up to `limit` keys that have expired; returns how many.
     pub fn expire_due(&mut self, limit: usize) -> usize {
         let now = self.recorder.now();
-        let due: Vec<_> =
-            self.expiries.range(..=(now, u64::MAX)).take(limit).copied().collect();
+        let due: Vec<_> = self.expiries.range(..=(now, u64::MAX)).take(limit).copied().collect();
         let mut removed = 0;
         for (at, place) in due {
             let keys: Vec<Vec<u8>> = self
@@ -568,12 +573,28 @@ impl Keyspace {
         self.index.insert(place, tomb);
     }
 
+    /// Buries the collection at `key` with this generation, if the table may hold elements of it:
+    /// what the log says of it does not depend on what which replica has flushed.
+    fn bury_replaced(&mut self, place: u64, key: &[u8], generation: u64) {
+        let stored = match self.index.get(place, key) {
+            Some(entry) => stored_generation(entry),
+            None if self.resident => 0,
+            None => generation,
+        };
+        self.bury(place, stored);
+    }
+
     /// Remembers that the elements of a dead collection must leave the table.
     pub(crate) fn bury(&mut self, place: u64, generation: u64) {
         if generation != 0 {
             self.dead.push((place, generation));
         }
     }
+}
+
+/// The generation of a collection; 0 for a string or a tombstone.
+pub(crate) fn generation(entry: &Entry) -> u64 {
+    entry.coll().map_or(0, |coll| coll.generation)
 }
 
 /// The generation whose elements the table may hold; 0 if there are none.

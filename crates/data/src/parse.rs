@@ -92,9 +92,8 @@ pub fn is_word(arg: &[u8], word: &str) -> bool {
 
 /// A blocking timeout: seconds with fractions, to milliseconds; Redis' errors.
 pub fn timeout_seconds(text: &[u8]) -> Result<u64, Error> {
-    let seconds = number(text)
-        .filter(|s| s.is_finite())
-        .ok_or(Error::text("ERR timeout is not a float or out of range"))?;
+    let seconds =
+        number(text).ok_or(Error::text("ERR timeout is not a float or out of range"))?;
     if seconds < 0.0 {
         return Err(Error::text("ERR timeout is negative"));
     }

@@ -45,7 +45,7 @@ pub struct Sorted {
 }
 
 /// Where an element is, or where it would be inserted.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct At {
     chunk: usize,
     item: usize,
@@ -93,6 +93,15 @@ impl Sorted {
                 None
             }
         }
+    }
+
+    /// Adds `sub` with `val` unless it is there; true if it was not.
+    pub fn insert_new(&mut self, sub: &[u8], val: &[u8], dirty: bool) -> bool {
+        let Err(at) = self.find(sub) else { return false };
+        let item = Item { sub: Sub::from_slice(sub), val: Val::from_slice(val), dirty };
+        self.heap += heap(&item.sub) + heap(&item.val);
+        self.insert(at, item);
+        true
     }
 
     /// Removes `sub`; returns its value.
@@ -146,6 +155,33 @@ impl Sorted {
     /// The elements between two bounds; reversible. Takes ranks of both ends.
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Iter<'_> {
         self.iter_ranks(self.lower_rank(from), self.upper_rank(to))
+    }
+
+    /// The same as [`Sorted::range`] in logarithmic time, but the iterator does not know its length.
+    pub fn span(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Span<'_> {
+        let front = match from {
+            Bound::Unbounded => At { chunk: 0, item: 0 },
+            Bound::Included(sub) => self.at_or_after(sub, 0),
+            Bound::Excluded(sub) => self.at_or_after(sub, 1),
+        };
+        let back = match to {
+            Bound::Unbounded => self.end(),
+            Bound::Included(sub) => self.at_or_after(sub, 1),
+            Bound::Excluded(sub) => self.at_or_after(sub, 0),
+        };
+        Span { map: self, front, back: back.max(front) }
+    }
+
+    /// The place of the first element not smaller than `sub`, `skip` places on if it is `sub`.
+    fn at_or_after(&self, sub: &[u8], skip: usize) -> At {
+        let at = match self.find(sub) {
+            Ok(at) => At { item: at.item + skip, ..at },
+            Err(at) => at,
+        };
+        match self.chunks.get(at.chunk) {
+            Some(chunk) if at.item == chunk.items.len() => At { chunk: at.chunk + 1, item: 0 },
+            _ => at,
+        }
     }
 
     /// The rank of the first element within a lower bound.
@@ -311,6 +347,48 @@ impl DoubleEndedIterator for Iter<'_> {
 
 impl ExactSizeIterator for Iter<'_> {}
 
+/// Elements in order, from either end, without a count of them.
+#[derive(Clone)]
+pub struct Span<'a> {
+    map: &'a Sorted,
+    front: At,
+    back: At,
+}
+
+impl<'a> Iterator for Span<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.front == self.back {
+            return None;
+        }
+        let chunk = &self.map.chunks[self.front.chunk];
+        let item = &chunk.items[self.front.item];
+        self.front.item += 1;
+        if self.front.item == chunk.items.len() {
+            self.front = At { chunk: self.front.chunk + 1, item: 0 };
+        }
+        Some((&item.sub, &item.val))
+    }
+}
+
+impl DoubleEndedIterator for Span<'_> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if self.front == self.back {
+            return None;
+        }
+        if self.back.item == 0 {
+            self.back.chunk -= 1;
+            self.back.item = self.map.chunks[self.back.chunk].items.len();
+        }
+        self.back.item -= 1;
+        let item = &self.map.chunks[self.back.chunk].items[self.back.item];
+        Some((&item.sub, &item.val))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,6 +435,16 @@ mod tests {
                     .range::<[u8], _>((Bound::Excluded(key.as_slice()), Bound::Unbounded))
                     .map(|(k, _)| k.clone()).collect();
                 prop_assert_eq!(got, want);
+                for end in [7u32, 399, 500] {
+                    for (from, to) in [
+                        (Bound::Included(key.as_slice()), Bound::Included(&end.to_be_bytes()[..])),
+                        (Bound::Excluded(key.as_slice()), Bound::Excluded(&end.to_be_bytes()[..])),
+                        (Bound::Unbounded, Bound::Excluded(&end.to_be_bytes()[..])),
+                    ] {
+                        prop_assert!(map.span(from, to).eq(map.range(from, to)));
+                        prop_assert!(map.span(from, to).rev().eq(map.range(from, to).rev()));
+                    }
+                }
             }
         }
     }

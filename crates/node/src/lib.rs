@@ -1,1 +1,43 @@
-//! (placeholder)
+//! The sans-IO node: events in, effects out.
+//!
+//! A node is a set of [`Worker`]s, one for each thread that the outside gives it. Each owns the
+//! shards at home with it and the clients that connected to it. The outside hands a worker what
+//! happened ([`Event`]), ends the turn, and carries out what it wants done ([`Effect`]); messages
+//! between workers are events and effects too. Nothing in here knows a socket, a file, a thread
+//! or a clock, so the same node runs in production and in a simulator.
+//!
+//! ```text
+//! worker.rs       the event match and the end of a turn: propose, persist, reply
+//! dispatch.rs     from a request to its command and shards
+//! acquire.rs      commands over several shards, and shards of other workers
+//! blocked.rs      commands that wait for a key
+//! transaction.rs  MULTI and WATCH            pubsub.rs   channels
+//! session/        commands about connection and server
+//! upkeep.rs       expiry, flushes, memory
+//! output.rs       replies in order, held until they are committed
+//! ```
+
+mod acquire;
+mod ask;
+mod blocked;
+pub mod config;
+mod conn;
+mod dispatch;
+mod event;
+mod job;
+mod message;
+mod output;
+mod pubsub;
+mod session;
+mod shard;
+mod stats;
+mod transaction;
+mod upkeep;
+mod worker;
+
+pub use config::Config;
+pub use event::{ConnId, Effect, Event, Frame, Time, WorkerId};
+pub use message::{Message, home};
+pub use shard::Durability;
+pub use stats::Stats;
+pub use worker::{ShardStart, Worker};

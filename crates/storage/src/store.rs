@@ -15,15 +15,17 @@
 //!   tree (see `keys`), so one manifest switch makes data and mark durable together.
 //! - A flush that clears goes to a new generation; the old one counts until the next `persist`
 //!   switches the pointer. Emptying a shard therefore costs the same however much it held.
+//! - Removing a prefix costs at most a few thousand tombstones at once (see `gone`).
 //! - A directory without a pointer, and a generation the pointer does not name, are leftovers and
 //!   are removed when the store opens.
 //! - The first failed write or sync of a shard ends its writing; only reopening continues.
 //! - Readers hold a [`snapshot`] and take no lock that is held across disk work.
-//! - Every block read is checked against its checksum by `lsm-tree`; the manifest, which `lsm-tree`
-//!   does not check, is checked here before a tree is opened.
+//! - Every block read is checked against its checksum by `lsm-tree`; what `lsm-tree` does not check,
+//!   or only after it trusted it, is checked here before a tree is opened (`files::check_tree`).
 
 mod error;
 mod files;
+mod gone;
 mod keys;
 mod shard;
 mod snapshot;
@@ -137,8 +139,9 @@ impl Store {
         self.shard(shard).persist()
     }
 
-    /// One bounded piece of background work on `shard`: a compaction, or the removal of files
-    /// that no reader uses any more. True when it changed something, so there may be more to do.
+    /// One bounded piece of background work on `shard`: the removal of files that no reader uses
+    /// any more, of pairs of a removed prefix, or a compaction. True when it changed something, so
+    /// there may be more to do. It may add to [`Store::unpersisted_bytes`], up to a bound.
     /// May run beside `write` and `persist`; one call for each shard at a time.
     pub fn maintain(&self, shard: ShardId) -> Result<bool, StoreError> {
         self.shard(shard).maintain()

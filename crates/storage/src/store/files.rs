@@ -1,10 +1,11 @@
-//! The files of a shard that are not `lsm-tree`'s, and the check of the one it does not check.
+//! The files of a shard that are not `lsm-tree`'s, and checks of those it does not check.
 
 use super::StoreError;
 use quorate_base::hash::checksum;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::xxh3_128;
 
 const POINTER: &str = "pointer";
 const POINTER_NEW: &str = "pointer.new";
@@ -86,30 +87,90 @@ pub(super) fn remove_pointer(shard_dir: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Checks the manifest of the tree in `dir` against the checksum in its `current` file
-/// (version u64 LE │ xxh3-128 of the file `v<version>`, u128 LE │ kind 0). `lsm-tree` writes that
-/// checksum but trusts the manifest, and a bit flipped there can hide whole tables.
-pub(super) fn check_manifest(dir: &Path) -> Result<(), StoreError> {
-    let read = |path: PathBuf| {
-        fs::read(&path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => {
-                StoreError::damaged(dir, format!("{} is missing", path.display()))
-            }
-            _ => StoreError::io("read", &path, e),
-        })
-    };
-    let current = read(dir.join("current"))?;
+/// Checks what `lsm-tree` trusts when it opens the tree in `dir`, and a flipped bit would turn into
+/// hidden tables or an allocation without bound: the manifest, and the table of contents of each
+/// file that it names. The rest of a table is checked block by block as it is read.
+///
+/// ```text
+/// current      version u64 │ xxh3-128 of the file v<version> │ kind 0
+/// tables/<n>   … │ contents │ "SFA!" 1 0 │ xxh3-128 of the contents │ their start u64, length u64
+/// ```
+pub(super) fn check_tree(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join("current");
+    let current = fs::read(&path).map_err(|e| unreadable(dir, &path, e))?;
     let Ok(current) = <[u8; 25]>::try_from(current) else {
         return Err(StoreError::damaged(dir, "its file `current` has the wrong length"));
     };
     let version = u64::from_le_bytes(current[..8].try_into().expect("eight bytes were taken"));
-    let sum = u128::from_le_bytes(current[8..24].try_into().expect("16 bytes were taken"));
-    let manifest = read(dir.join(format!("v{version}")))?;
-    if current[24] != 0 || xxhash_rust::xxh3::xxh3_128(&manifest) != sum {
+    let path = dir.join(format!("v{version}"));
+    let manifest = fs::read(&path).map_err(|e| unreadable(dir, &path, e))?;
+    if current[24] != 0 || xxh3_128(&manifest).to_le_bytes() != current[8..24] {
         return Err(StoreError::damaged(
             dir,
             format!("its manifest v{version} fails its checksum"),
         ));
     }
+    let Some(tables) = tables_of(&manifest) else {
+        return Err(StoreError::damaged(dir, format!("its manifest v{version} is malformed")));
+    };
+    for table in tables {
+        let path = dir.join("tables").join(table.to_string());
+        if !contents_are_whole(&path).map_err(|e| unreadable(dir, &path, e))? {
+            return Err(StoreError::damaged(dir, format!("table {table} fails its checksum")));
+        }
+    }
     Ok(())
+}
+
+fn unreadable(dir: &Path, path: &Path, error: std::io::Error) -> StoreError {
+    match error.kind() {
+        ErrorKind::NotFound => StoreError::damaged(dir, format!("{} is missing", path.display())),
+        _ => StoreError::io("read", path, error),
+    }
+}
+
+/// The tables that a manifest names. Its section `tables` holds
+/// levels u8 × (runs u8 × (tables u32 × (id u64 │ kind u8 │ checksum u128 │ seqno u64))).
+fn tables_of(manifest: &[u8]) -> Option<Vec<u64>> {
+    let archive = sfa::Reader::from_reader(&mut std::io::Cursor::new(manifest)).ok()?;
+    let section = archive.toc().section(b"tables")?;
+    let mut rest = manifest.get(usize::try_from(section.pos()).ok()?..)?;
+    let mut ids = Vec::new();
+    for _ in 0..take::<1>(&mut rest)?[0] {
+        for _ in 0..take::<1>(&mut rest)?[0] {
+            for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
+                ids.push(u64::from_le_bytes(take(&mut rest)?));
+                take::<25>(&mut rest)?;
+            }
+        }
+    }
+    Some(ids)
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(*head)
+}
+
+fn contents_are_whole(path: &Path) -> std::io::Result<bool> {
+    const TRAILER: usize = 38;
+    const CONTENTS_MAX: u64 = 64 << 10;
+    let mut file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let mut trailer = [0; TRAILER];
+    let Some(end) = len.checked_sub(TRAILER as u64) else { return Ok(false) };
+    file.seek(SeekFrom::Start(end))?;
+    file.read_exact(&mut trailer)?;
+    let word = |at: usize| {
+        u64::from_le_bytes(trailer[at..][..8].try_into().expect("eight bytes were taken"))
+    };
+    let (start, contents_len) = (word(22), word(30));
+    if start.checked_add(contents_len) != Some(end) || contents_len > CONTENTS_MAX {
+        return Ok(false);
+    }
+    let mut contents = vec![0; contents_len as usize];
+    file.seek(SeekFrom::Start(start))?;
+    file.read_exact(&mut contents)?;
+    Ok(trailer[..6] == *b"SFA!\x01\x00" && xxh3_128(&contents).to_le_bytes() == trailer[6..22])
 }

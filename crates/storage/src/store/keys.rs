@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Long keys with the same first `KEY_MAX` bytes are neighbours, in the order of their hashes:
-//! whoever needs key order sorts such a group. Keys of a table never start with 0xff.
+//! whoever needs key order sorts such a group. Keys of a table never start with 0xff; `gone` has
+//! its records there too.
 
 use quorate_data::table::Mark;
 use std::borrow::Cow;

@@ -1,5 +1,6 @@
 //! One shard's tree: its generations, and the steps that change it.
 
+use super::gone::{self, Gone};
 use super::keys;
 use super::snapshot::{Published, Snapshot};
 use super::{Shared, StoreError, StoreStats, files};
@@ -18,10 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 const RUNS_MERGE: u8 = 4;
 /// Runs at which `persist` compacts by itself before it adds one. The manifest counts at most 255.
 const RUNS_MAX: usize = 24;
+/// What the manifest can count; beyond it tables would be lost.
+const RUNS_LIMIT: usize = 250;
 /// Bytes of a table file. A compaction merges a few files, so this bounds its work.
-const TABLE_BYTES: u64 = 16 << 20;
-/// Old versions of a key serve no snapshot (each owns the files it reads), so all may go.
-const DROP_OLD_VERSIONS: SeqNo = SeqNo::MAX;
+const TABLE_BYTES: u64 = if cfg!(test) { 2 << 10 } else { 16 << 20 };
+/// Unpersisted bytes at which `maintain` adds no more tombstones.
+const TOMBSTONE_BYTES_MAX: u64 = 16 << 20;
 
 /// A tree in its own directory.
 pub(super) struct Generation {
@@ -52,13 +55,16 @@ impl Generation {
         self.seqno.get()
     }
 
-    fn compact(&self) -> Result<bool, StoreError> {
+    /// One step of compaction; true if it changed anything. Pairs at or above `watermark` keep
+    /// their sequence numbers.
+    fn compact(&self, watermark: SeqNo) -> Result<bool, StoreError> {
+        let fail = |e| StoreError::tree("compact", &self.dir, e);
         let before = self.tree.current_version().id();
         let strategy =
             Leveled::default().with_l0_threshold(RUNS_MERGE).with_table_target_size(TABLE_BYTES);
-        self.tree
-            .compact(Arc::new(strategy), DROP_OLD_VERSIONS)
-            .map_err(|e| StoreError::tree("compact", &self.dir, e))?;
+        self.tree.compact(Arc::new(strategy), watermark).map_err(fail)?;
+        // Snapshots own the files they read, so the tree itself need not remember older states.
+        self.tree.get_version_history_lock().maintenance(&self.dir, SeqNo::MAX).map_err(fail)?;
         Ok(self.tree.current_version().id() != before)
     }
 }
@@ -83,14 +89,25 @@ struct Writer {
     written: Mark,
     durable: Mark,
     next_generation: u64,
-    /// Cleared away, but perhaps still what the pointer names.
-    superseded: Vec<Arc<Generation>>,
+    /// Of `live`.
+    gone: Gone,
+    /// Below it, no pair that the oldest of `gone` removed is left.
+    gone_until: Vec<u8>,
+    /// Cleared away, but still what the pointer names.
+    superseded: Option<Arc<Generation>>,
     /// To be removed from disk when no reader holds them.
     retired: Vec<Arc<Generation>>,
     /// Replaced snapshots: kept until no reader holds them, so that it is never a reader that
     /// lets go of the last reference to a deleted file and has to remove it.
     replaced: Vec<Arc<Snapshot>>,
     failed: Option<String>,
+}
+
+impl Writer {
+    /// Pairs below it are older than every removal, present and future.
+    fn watermark(&self, live: &Generation) -> SeqNo {
+        self.gone.watermark().min(live.next_seqno())
+    }
 }
 
 impl Shard {
@@ -102,7 +119,9 @@ impl Shard {
             written: Mark::default(),
             durable: Mark::default(),
             next_generation: 1,
-            superseded: Vec::new(),
+            gone: Gone::default(),
+            gone_until: Vec::new(),
+            superseded: None,
             retired: Vec::new(),
             replaced: Vec::new(),
             failed: None,
@@ -134,17 +153,22 @@ impl Shard {
         }
         let tree_dir = dir.join(number.to_string());
         // `lsm-tree` would take an absent manifest for a new tree.
-        files::check_manifest(&tree_dir)?;
+        files::check_tree(&tree_dir)?;
         let generation = Generation::open(number, tree_dir, &shared)?;
-        let Some(mark) = Snapshot::take(&generation, Mark::default()).stored_mark()? else {
+        let found = Snapshot::take(&generation, Mark::default(), Gone::default());
+        let Some(mark) = found.stored_mark()? else {
             return Err(StoreError::damaged(&generation.dir, "it holds no mark"));
         };
+        let gone = found.stored_gone()?;
+        // What is written from now on is newer than any removal, though compactions zeroed the
+        // sequence numbers that said so.
+        generation.seqno.fetch_max(gone.newest() + 1);
         let shard = Self::empty(id, dir, shared);
         {
             let mut writer = shard.writer();
             (writer.written, writer.durable) = (mark, mark);
             (writer.pointed, writer.next_generation) = (Some(number), number + 1);
-            writer.live = Some(generation);
+            (writer.live, writer.gone) = (Some(generation), gone);
             shard.publish(&mut writer);
         }
         Ok(Some(shard))
@@ -173,16 +197,23 @@ impl Shard {
 
     fn write_into(&self, writer: &mut Writer, flush: Flush) -> Result<(), StoreError> {
         if flush.clear {
-            writer.superseded.extend(writer.live.take());
+            if let Some(old) = writer.live.take() {
+                let counts = writer.pointed == Some(old.number);
+                if counts { writer.superseded = Some(old) } else { writer.retired.push(old) }
+            }
+            (writer.gone, writer.gone_until) = (Gone::default(), Vec::new());
         }
         let generation = match &writer.live {
             Some(generation) => Arc::clone(generation),
             None => self.create_generation(writer)?,
         };
-        let before = Snapshot::take(&generation, writer.written);
+        let before = Snapshot::take(&generation, writer.written, writer.gone.clone());
         let seqno = generation.seqno.next();
         let tree = &generation.tree;
-        for op in flush.ops {
+        let mut ops = flush.ops;
+        // In key order each insertion walks the memtable where the one before left it cached.
+        ops.sort_unstable_by(|a, b| key_of(a).cmp(key_of(b)));
+        for op in ops {
             match op {
                 TableOp::Put(key, value) => {
                     let value = keys::stored_value(&key, value);
@@ -192,11 +223,11 @@ impl Shard {
                     let _ = tree.remove(&*keys::stored(&key), seqno);
                 }
                 TableOp::DeletePrefix(prefix) => {
-                    let end = keys::after_prefix(&prefix);
-                    before.walk(&prefix, Some(&end), &mut |stored, _, _| {
-                        let _ = tree.remove(stored.clone(), seqno);
-                        true
-                    })?;
+                    let oldest = writer.gone.oldest_seqno();
+                    delete_prefix(&before, tree, &mut writer.gone, prefix, seqno)?;
+                    if writer.gone.oldest_seqno() != oldest {
+                        writer.gone_until.clear();
+                    }
                 }
             }
         }
@@ -233,22 +264,19 @@ impl Shard {
         if live.tree.active_memtable().is_empty() {
             return Ok(());
         }
-        while live.tree.l0_run_count() >= RUNS_MAX {
-            if !live.compact()? && live.tree.l0_run_count() >= RUNS_MAX {
-                // Another thread's compaction holds the youngest level.
-                std::thread::yield_now();
-            }
-        }
+        // Unless another thread's compaction holds the youngest level, this leaves few runs.
+        while live.tree.l0_run_count() >= RUNS_MAX && live.compact(writer.watermark(&live))? {}
+        let runs = live.tree.l0_run_count();
+        assert!(runs < RUNS_LIMIT, "{runs} runs await compaction in {}", live.dir.display());
         live.tree
-            .flush_active_memtable(DROP_OLD_VERSIONS)
+            .flush_active_memtable(SeqNo::MAX)
             .map_err(|e| StoreError::tree("flush", &live.dir, e))?;
         if writer.pointed != Some(live.number) {
             files::write_pointer(&self.dir, live.number)?;
             writer.pointed = Some(live.number);
         }
         writer.durable = writer.written;
-        let superseded = std::mem::take(&mut writer.superseded);
-        writer.retired.extend(superseded);
+        writer.retired.extend(writer.superseded.take());
         self.unpersisted.store(0, Ordering::Relaxed);
         self.publish(writer);
         Ok(())
@@ -256,17 +284,18 @@ impl Shard {
 
     /// See [`super::Store::maintain`].
     pub(super) fn maintain(&self) -> Result<bool, StoreError> {
-        let live = {
+        let (live, watermark) = {
             let mut writer = self.writer();
             self.check(&writer)?;
-            if sweep(&mut writer)? {
+            if sweep(&mut writer)? || self.bury(&mut writer)? {
                 return Ok(true);
             }
-            writer.live.clone()
+            let Some(live) = writer.live.clone() else { return Ok(false) };
+            let watermark = writer.watermark(&live);
+            (live, watermark)
         };
-        let Some(live) = live else { return Ok(false) };
         // Without the lock: writes and persists go on.
-        let result = live.compact();
+        let result = live.compact(watermark);
         let mut writer = self.writer();
         let changed = match result {
             // What was damaged before does not forbid writing.
@@ -279,6 +308,41 @@ impl Shard {
         Ok(changed)
     }
 
+    /// Writes tombstones for some pairs of the oldest removed prefix; true if there was one and
+    /// memory allows. Changes nothing that a reader sees.
+    fn bury(&self, writer: &mut Writer) -> Result<bool, StoreError> {
+        let Some((prefix, removed_at)) = writer.gone.oldest() else { return Ok(false) };
+        let Some(live) = writer.live.clone() else { return Ok(false) };
+        if self.unpersisted_bytes() >= TOMBSTONE_BYTES_MAX {
+            return Ok(false);
+        }
+        let (prefix, end) = (prefix.to_vec(), keys::after_prefix(prefix));
+        let all = Snapshot::take(&live, writer.written, Gone::default());
+        let from = writer.gone_until.clone().max(prefix.clone());
+        let seqno = live.seqno.next();
+        let (mut seen, mut reached) = (0, None);
+        all.walk(&from, Some(&end), &mut |pair, key, _| {
+            seen += 1;
+            // A group of long keys has no order to resume in, so it is done as a whole.
+            if seen > gone::KEYS_MAX && keys::group(&pair.key.user_key).is_none() {
+                reached = Some(key.to_vec());
+                return false;
+            }
+            if pair.key.seqno < removed_at {
+                let _ = live.tree.remove(pair.key.user_key.clone(), seqno);
+            }
+            true
+        })?;
+        writer.gone_until = reached.unwrap_or_else(|| {
+            let _ = live.tree.remove(gone::record_key(&prefix), seqno);
+            writer.gone.remove(&prefix);
+            Vec::new()
+        });
+        self.unpersisted.store(live.tree.active_memtable().size(), Ordering::Relaxed);
+        self.publish(writer);
+        Ok(true)
+    }
+
     /// Removes everything; durable on return.
     pub(super) fn drop_contents(&self) -> Result<(), StoreError> {
         let mut writer = self.writer();
@@ -287,22 +351,22 @@ impl Shard {
         writer.failed = None;
         writer.pointed = None;
         (writer.written, writer.durable) = (Mark::default(), Mark::default());
-        let gone = writer.live.take();
-        let superseded = std::mem::take(&mut writer.superseded);
-        writer.retired.extend(gone.into_iter().chain(superseded));
+        (writer.gone, writer.gone_until) = (Gone::default(), Vec::new());
+        let (live, superseded) = (writer.live.take(), writer.superseded.take());
+        writer.retired.extend(live.into_iter().chain(superseded));
         self.unpersisted.store(0, Ordering::Relaxed);
         self.publish(&mut writer);
         sweep(&mut writer).map(|_| ())
     }
 
     pub(super) fn add_stats(&self, stats: &mut StoreStats) {
-        let Some(live) = self.writer().live.clone() else { return };
+        let snapshot = Arc::clone(&self.published.read().expect("no holder of this lock panics"));
+        let Some(figures) = snapshot.figures() else { return };
         stats.shards += 1;
-        stats.tables += live.tree.table_count();
-        stats.disk_bytes += live.tree.disk_space();
+        stats.tables += figures.tables;
+        stats.disk_bytes += figures.bytes;
         stats.unpersisted_bytes += self.unpersisted_bytes();
-        let levels = (1..7).filter(|&i| live.tree.level_table_count(i) > Some(0)).count();
-        stats.runs_max = stats.runs_max.max(live.tree.l0_run_count() + levels);
+        stats.runs_max = stats.runs_max.max(figures.runs);
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -332,7 +396,7 @@ impl Shard {
     /// Shows readers what is written now.
     fn publish(&self, writer: &mut Writer) {
         let snapshot = match &writer.live {
-            Some(live) => Snapshot::take(live, writer.written),
+            Some(live) => Snapshot::take(live, writer.written, writer.gone.clone()),
             None => Snapshot::empty(),
         };
         let mut published = self.published.write().expect("no holder of this lock panics");
@@ -340,6 +404,30 @@ impl Shard {
         drop(published);
         writer.replaced.retain(|old| Arc::strong_count(old) > 1);
     }
+}
+
+/// Removes the pairs that `before` shows under `prefix`: a few one by one, the rest by a record.
+fn delete_prefix(
+    before: &Snapshot,
+    tree: &Tree,
+    gone: &mut Gone,
+    prefix: Vec<u8>,
+    seqno: SeqNo,
+) -> Result<(), StoreError> {
+    let (mut removed, mut more) = (0, false);
+    before.walk(&prefix, Some(&keys::after_prefix(&prefix)), &mut |pair, _, _| {
+        more = removed == gone::KEYS_MAX && gone.takes(&prefix);
+        if !more {
+            let _ = tree.remove(pair.key.user_key.clone(), seqno);
+            removed += 1;
+        }
+        !more
+    })?;
+    if more {
+        let _ = tree.insert(gone::record_key(&prefix), seqno.to_le_bytes(), seqno);
+        gone.add(prefix, seqno);
+    }
+    Ok(())
 }
 
 /// Removes the directories of retired generations that nobody reads; true if there were any.
@@ -353,4 +441,10 @@ fn sweep(writer: &mut Writer) -> Result<bool, StoreError> {
         files::remove_dir(&generation.dir)?;
     }
     Ok(!gone.is_empty())
+}
+
+fn key_of(op: &TableOp) -> &[u8] {
+    match op {
+        TableOp::Put(key, _) | TableOp::Delete(key) | TableOp::DeletePrefix(key) => key,
+    }
 }

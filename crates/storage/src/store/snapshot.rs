@@ -6,20 +6,32 @@
 //! hides, since `Tree::get` waits while a manifest is synced; the crate's version is pinned.
 
 use super::StoreError;
+use super::gone::{self, Gone};
 use super::keys;
 use super::shard::Generation;
 use lsm_tree::table::filter::standard_bloom::Builder;
-use lsm_tree::{AbstractTree, InternalValue, SeqNo, Tree, UserKey, UserValue};
+use lsm_tree::{AbstractTree, InternalValue, SeqNo, Tree};
 use quorate_data::table::{Mark, Table, TableError, Visit};
 use std::ops::Bound;
 use std::sync::{Arc, RwLock};
 
-type Get = dyn Fn(&[u8]) -> lsm_tree::Result<Option<UserValue>> + Send + Sync;
-type Pair = lsm_tree::Result<(UserKey, UserValue)>;
+type Get = dyn Fn(&[u8]) -> lsm_tree::Result<Option<InternalValue>> + Send + Sync;
+type Pair = lsm_tree::Result<InternalValue>;
 type Range = dyn Fn(&[u8], Bound<&[u8]>) -> Box<dyn Iterator<Item = Pair>> + Send + Sync;
 
-/// Called with the key in the tree, the key and the value; returning false ends the walk.
-type VisitStored<'a> = dyn FnMut(&UserKey, &[u8], &[u8]) -> bool + 'a;
+/// Called with the pair of the tree, and the key and value it stands for; returning false ends
+/// the walk.
+type VisitStored<'a> = dyn FnMut(&InternalValue, &[u8], &[u8]) -> bool + 'a;
+/// Keys longer than the tree takes, with their values.
+type Group = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What the files of a snapshot amount to.
+pub(super) struct Figures {
+    pub(super) tables: usize,
+    pub(super) bytes: u64,
+    /// Files or groups of files without overlap: how many places a read may have to look.
+    pub(super) runs: usize,
+}
 
 /// A shard's contents and mark as of one flush.
 pub(super) struct Snapshot {
@@ -31,7 +43,9 @@ struct View {
     // The closures own values of types that `lsm-tree` does not let us name.
     get: Box<Get>,
     range: Box<Range>,
+    figures: Box<dyn Fn() -> Figures + Send + Sync>,
     generation: Arc<Generation>,
+    gone: Gone,
 }
 
 /// Where a shard publishes its newest snapshot.
@@ -42,19 +56,25 @@ impl Snapshot {
         Self { mark: Mark::default(), view: None }
     }
 
-    /// Takes what `generation` holds now. No flush may be under way.
-    pub(super) fn take(generation: &Arc<Generation>, mark: Mark) -> Self {
+    /// Takes what `generation` holds now, except what `gone` hides. No flush may be under way.
+    pub(super) fn take(generation: &Arc<Generation>, mark: Mark, gone: Gone) -> Self {
         let seqno = generation.next_seqno();
-        let (get, range) = capture(&generation.tree, seqno);
-        Self { mark, view: Some(View { get, range, generation: Arc::clone(generation) }) }
+        Self { mark, view: Some(View::capture(generation, seqno, gone)) }
+    }
+
+    pub(super) fn figures(&self) -> Option<Figures> {
+        self.view.as_ref().map(|view| (view.figures)())
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(view) = &self.view else { return Ok(None) };
         let stored = keys::stored(key);
-        let Some(value) = (view.get)(&stored).map_err(|e| view.error(e))? else { return Ok(None) };
-        match keys::decode(&stored, &value) {
-            // Without a key in the value, `decode` hands back the stored key, which is `key`.
+        let Some(pair) = (view.get)(&stored).map_err(|e| view.error(e))? else { return Ok(None) };
+        if view.gone.hides(&stored, pair.key.seqno) {
+            return Ok(None);
+        }
+        match keys::decode(&stored, &pair.value) {
+            // Another long key with the same hash would be here; it is not ours.
             Some((full, value)) => Ok((full == key).then(|| value.to_vec())),
             None => Err(view.malformed()),
         }
@@ -64,9 +84,24 @@ impl Snapshot {
     pub(super) fn stored_mark(&self) -> Result<Option<Mark>, StoreError> {
         let Some(view) = &self.view else { return Ok(None) };
         match (view.get)(keys::MARK).map_err(|e| view.error(e))? {
-            Some(bytes) => keys::decode_mark(&bytes).map(Some).ok_or_else(|| view.malformed()),
+            Some(pair) => keys::decode_mark(&pair.value).map(Some).ok_or_else(|| view.malformed()),
             None => Ok(None),
         }
+    }
+
+    /// The removed prefixes recorded in the tree.
+    pub(super) fn stored_gone(&self) -> Result<Gone, StoreError> {
+        let mut records = Vec::new();
+        let Some(view) = &self.view else { return Ok(Gone::default()) };
+        for pair in (view.range)(gone::RECORDS_FROM, Bound::Excluded(gone::RECORDS_TO)) {
+            let pair = pair.map_err(|e| view.error(e))?;
+            let record = gone::decode_record(&pair.key.user_key, &pair.value);
+            records.push(record.ok_or_else(|| view.malformed())?);
+        }
+        records.sort_unstable_by_key(|(_, seqno)| *seqno);
+        let mut gone = Gone::default();
+        records.into_iter().for_each(|(prefix, seqno)| gone.add(prefix, seqno));
+        Ok(gone)
     }
 
     /// Every pair with `from ≤ key`, and `key < to` where given, in key order.
@@ -76,18 +111,21 @@ impl Snapshot {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
-        let mut long: Vec<(UserKey, Vec<u8>, Vec<u8>)> = Vec::new();
+        let (mut long, mut prefix) = (Group::new(), Vec::new());
         let mut open = true;
-        self.walk(from, to, &mut |stored, key, value| {
-            let group = keys::group(stored);
-            if long.first().is_some_and(|(first, ..)| keys::group(first) != group) {
+        self.walk(from, to, &mut |pair, key, value| {
+            let group = keys::group(&pair.key.user_key);
+            if !long.is_empty() && group != Some(&prefix[..]) {
                 open = visit_sorted(&mut long, visit);
             }
-            if open && group.is_some() {
+            match group {
+                _ if !open => {}
                 // One group of long keys at a time is held in memory.
-                long.push((stored.clone(), key.to_vec(), value.to_vec()));
-            } else if open {
-                open = visit(key, value);
+                Some(group) => {
+                    prefix = group.to_vec();
+                    long.push((key.to_vec(), value.to_vec()));
+                }
+                None => open = visit(key, value),
             }
             open
         })?;
@@ -97,7 +135,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Like `scan`, with the keys in the tree added and long keys of a group in any order.
+    /// Like `scan`, with the pairs of the tree added and long keys of a group in any order.
     pub(super) fn walk(
         &self,
         from: &[u8],
@@ -118,11 +156,14 @@ impl Snapshot {
             Bound::Excluded(to)
         };
         for pair in (view.range)(lower, upper) {
-            let (stored, value) = pair.map_err(|e| view.error(e))?;
-            let Some((key, value)) = keys::decode(&stored, &value) else {
+            let pair = pair.map_err(|e| view.error(e))?;
+            if view.gone.hides(&pair.key.user_key, pair.key.seqno) {
+                continue;
+            }
+            let Some((key, value)) = keys::decode(&pair.key.user_key, &pair.value) else {
                 return Err(view.malformed());
             };
-            if from <= key && key < to && !visit(&stored, key, value) {
+            if from <= key && key < to && !visit(&pair, key, value) {
                 return Ok(());
             }
         }
@@ -131,6 +172,47 @@ impl Snapshot {
 }
 
 impl View {
+    /// Reads through the parts that make up the tree now, as of `seqno`.
+    fn capture(generation: &Arc<Generation>, seqno: SeqNo, gone: Gone) -> Self {
+        let tree = &generation.tree;
+        let state = tree.get_version_history_lock().latest_version();
+        let memtable = Arc::clone(&state.active_memtable);
+        // A compaction between these two lines changes which files hold the pairs, not the pairs.
+        let version = tree.current_version();
+        let levels = version.clone();
+        let live = |entry: InternalValue| (!entry.is_tombstone()).then_some(entry);
+        let get = move |key: &[u8]| {
+            if let Some(entry) = memtable.get(key, seqno) {
+                return Ok(live(entry));
+            }
+            let hash = Builder::get_hash(key);
+            for level in version.iter_levels() {
+                for table in level.iter().filter_map(|run| run.get_for_key(key)) {
+                    if let Some(entry) = table.get(key, seqno, hash)? {
+                        return Ok(live(entry));
+                    }
+                }
+            }
+            Ok(None)
+        };
+        let range = move |from: &[u8], to: Bound<&[u8]>| -> Box<dyn Iterator<Item = Pair>> {
+            let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(from), to);
+            Box::new(Tree::create_internal_range::<&[u8], _>(state.clone(), &bounds, seqno, None))
+        };
+        let figures = move || Figures {
+            tables: levels.iter_levels().map(|level| level.table_count()).sum(),
+            bytes: levels.iter_levels().fold(0, |sum, level| sum + level.size()),
+            runs: levels.iter_levels().map(|level| level.run_count()).sum(),
+        };
+        Self {
+            get: Box::new(get),
+            range: Box::new(range),
+            figures: Box::new(figures),
+            generation: Arc::clone(generation),
+            gone,
+        }
+    }
+
     fn error(&self, error: lsm_tree::Error) -> StoreError {
         StoreError::tree("read", &self.generation.dir, error)
     }
@@ -140,40 +222,9 @@ impl View {
     }
 }
 
-fn visit_sorted(group: &mut Vec<(UserKey, Vec<u8>, Vec<u8>)>, visit: &mut Visit<'_>) -> bool {
-    group.sort_unstable_by(|a, b| a.1.cmp(&b.1));
-    group.drain(..).all(|(_, key, value)| visit(&key, &value))
-}
-
-/// Reads through the parts that make up the tree now, as of `seqno`.
-fn capture(tree: &Tree, seqno: SeqNo) -> (Box<Get>, Box<Range>) {
-    let state = tree.get_version_history_lock().latest_version();
-    let memtable = Arc::clone(&state.active_memtable);
-    // A compaction between these two lines changes which files hold the pairs, not the pairs.
-    let version = tree.current_version();
-    let live = |entry: InternalValue| (!entry.is_tombstone()).then_some(entry.value);
-    let get = move |key: &[u8]| {
-        if let Some(entry) = memtable.get(key, seqno) {
-            return Ok(live(entry));
-        }
-        let hash = Builder::get_hash(key);
-        for level in version.iter_levels() {
-            for table in level.iter().filter_map(|run| run.get_for_key(key)) {
-                if let Some(entry) = table.get(key, seqno, hash)? {
-                    return Ok(live(entry));
-                }
-            }
-        }
-        Ok(None)
-    };
-    let range = move |from: &[u8], to: Bound<&[u8]>| -> Box<dyn Iterator<Item = Pair>> {
-        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(from), to);
-        Box::new(
-            Tree::create_internal_range::<&[u8], _>(state.clone(), &bounds, seqno, None)
-                .map(|entry| entry.map(|e| (e.key.user_key, e.value))),
-        )
-    };
-    (Box::new(get), Box::new(range))
+fn visit_sorted(group: &mut Group, visit: &mut Visit<'_>) -> bool {
+    group.sort_unstable();
+    group.drain(..).all(|(key, value)| visit(&key, &value))
 }
 
 /// A worker's view of one shard: always the newest snapshot.

@@ -367,9 +367,9 @@ fn a_flipped_byte_is_an_error_and_never_a_wrong_answer() {
     let (mut errors, mut harmless) = (0, 0);
     for path in files_of(dir.path()) {
         let whole = std::fs::read(&path).unwrap();
-        // Every byte of the small files, a sample of the tables.
-        let step = if whole.len() > 1000 { 13 } else { 1 };
-        for at in (0..whole.len()).step_by(step) {
+        // A sample of the blocks, and every byte of the structures at the end.
+        let (sampled, every) = (0..whole.len(), whole.len().saturating_sub(600)..whole.len());
+        for at in sampled.step_by(13).chain(every) {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << (at % 8);
             std::fs::write(&path, &bytes).unwrap();
@@ -428,6 +428,24 @@ fn a_truncated_or_missing_file_is_an_error() {
         std::fs::write(&path, &whole).unwrap();
         assert_eq!(read_all(dir.path()).unwrap().1.len(), 1);
     }
+}
+
+#[test]
+fn the_first_failure_ends_writing_but_not_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.write(flush(1, 1, false, vec![put("a", "1")])).unwrap();
+    std::fs::rename(dir.path().join("1/1/tables"), dir.path().join("away")).unwrap();
+    assert!(store.persist(1).is_err());
+    std::fs::rename(dir.path().join("away"), dir.path().join("1/1/tables")).unwrap();
+    for result in [store.persist(1).map(drop), store.write(flush(1, 2, false, vec![]))] {
+        assert!(matches!(result, Err(StoreError::Stopped { .. })), "{result:?}");
+    }
+    assert_eq!(store.table(1).get(b"a").unwrap().unwrap(), b"1");
+    store.write(flush(2, 1, false, vec![])).unwrap();
+    assert_eq!(store.persist(2).unwrap().applied, 1, "other shards go on");
+    drop(store);
+    assert_eq!(open(dir.path()).shards(), [2]);
 }
 
 const CHILD_DIR: &str = "QUORATE_STORE_TEST_CHILD";
@@ -508,4 +526,37 @@ fn a_killed_process_leaves_a_persisted_state() {
 
 fn child_mark(at: u64) -> Mark {
     if at == 0 { Mark::default() } else { child_flush(at).mark }
+}
+
+#[test]
+fn a_removed_prefix_goes_piece_by_piece_and_survives_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let ops = (0..1000u16).map(|n| put([&[5, 0][..], &n.to_be_bytes()].concat(), "old"));
+    store.write(flush(1, 1, false, ops.chain([put([4], "a"), put([6], "b")]).collect())).unwrap();
+    store.persist(1).unwrap();
+    let before = store.unpersisted_bytes(1);
+    store.write(flush(1, 2, false, vec![TableOp::DeletePrefix(vec![5, 0])])).unwrap();
+    assert!(store.unpersisted_bytes(1) - before < 2000, "a tombstone for each pair was written");
+    store.write(flush(1, 3, false, vec![put([5, 0, 0, 9], "new")])).unwrap();
+    store.persist(1).unwrap();
+    let expected: Model = [(vec![4], "a"), (vec![5, 0, 0, 9], "new"), (vec![6], "b")]
+        .map(|(key, value)| (key, value.as_bytes().to_vec()))
+        .into();
+    for round in 0..2000u32 {
+        let table = store.table(1);
+        assert_eq!(contents(&*table).unwrap(), expected);
+        assert_eq!(table.get(&[5, 0, 0, 8]).unwrap(), None);
+        assert_eq!(table.get(&[5, 0, 0, 9]).unwrap().unwrap(), b"new");
+        drop(table);
+        let changed = store.maintain(1).unwrap();
+        if round.is_multiple_of(97) {
+            store.persist(1).unwrap();
+            drop(store);
+            store = open(dir.path());
+        } else if !changed {
+            return;
+        }
+    }
+    panic!("maintenance never ends");
 }

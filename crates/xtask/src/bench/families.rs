@@ -10,7 +10,7 @@ use std::path::Path;
 use super::client::{self, Client, Reply};
 use super::load::{Generator, KEYS, Run, Sample, Traffic, with_64_byte_values};
 use super::machine::write_back;
-use super::report::{Cell, Competitor, Goal, Metric, Section};
+use super::report::{Cell, Competitor, Goal, Metric, Section, spread};
 use super::servers::{Program, Programs, Promise, Server, System};
 use super::stats::{Better, order, summary};
 use crate::Outcome;
@@ -36,13 +36,18 @@ impl Plan<'_> {
     }
 }
 
+/// Above this median the report says that the machine was not idle. The kernel's own work for
+/// sockets and disk is part of it.
+const OTHERS_BUSY_LIMIT_PERCENT: f64 = 25.0;
 const OPS: usize = 0;
-const METRICS: [Metric; 5] = [
+const OTHERS: usize = 5;
+const METRICS: [Metric; 6] = [
     Metric { name: "ops/s", better: Better::Higher, decimals: 0, compared: true },
     Metric { name: "p50 ms", better: Better::Lower, decimals: 2, compared: false },
     Metric { name: "p99 ms", better: Better::Lower, decimals: 2, compared: false },
     Metric { name: "server CPU µs/request", better: Better::Lower, decimals: 2, compared: true },
     Metric { name: "generator busy %", better: Better::Lower, decimals: 0, compared: false },
+    Metric { name: "others busy %", better: Better::Lower, decimals: 0, compared: false },
 ];
 
 fn metrics_of(sample: &Sample) -> Vec<f64> {
@@ -52,6 +57,7 @@ fn metrics_of(sample: &Sample) -> Vec<f64> {
         sample.p99_ms,
         sample.cpu_us,
         sample.generator_busy_percent,
+        sample.others_busy_percent,
     ]
 }
 
@@ -185,7 +191,19 @@ fn throughput(
         let cell = measure(plan, generator, id, work, &mut contenders, goals, &mut section.notes);
         section.cells.push(cell);
     }
+    section.notes.extend(disturbance(&section.cells));
     Ok(section)
+}
+
+/// A warning if other programs took part in what was measured.
+fn disturbance(cells: &[Cell]) -> Option<String> {
+    let rounds = cells.iter().flat_map(|cell| &cell.values).flatten().flatten();
+    let others: Vec<f64> = rounds.map(|values| values[OTHERS]).collect();
+    let others = summary(&others).filter(|others| others.median > OTHERS_BUSY_LIMIT_PERCENT)?;
+    Some(format!(
+        "**the machine was not idle**: other programs used {} % of a core during the runs",
+        spread(others, 0)
+    ))
 }
 
 /// All rounds of one workload. A system that refuses it is left out of the workload, with a note.
@@ -310,6 +328,7 @@ mod tests {
             cpu_us: us,
             threads_us: vec![("worker".into(), us)],
             generator_busy_percent: 1.0,
+            others_busy_percent: 1.0,
         };
         let samples = [Some(sample(1.0)), None, Some(sample(5.0)), Some(sample(2.0))];
         assert_eq!(thread_medians(&samples), [("worker".to_owned(), 2.0)]);

@@ -35,7 +35,7 @@ pub(crate) fn restart(plan: &Plan<'_>) -> Outcome<Section> {
     let programs = plan.programs;
     let mut systems: Vec<System<'_>> =
         programs.all().map(|program| System::as_shipped(program, Promise::WithinSecond)).collect();
-    let snapshots = programs.redis.iter().chain(&programs.valkey);
+    let snapshots = programs.redis.iter();
     systems.extend(snapshots.map(|program| System::as_shipped(program, Promise::Snapshot)));
 
     let cell = |work: &str| Cell {

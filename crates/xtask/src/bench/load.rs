@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::VALUE_BYTES;
-use super::machine::{CpuTime, cpu_of_waited_children, find_program};
+use super::machine::{CpuTime, cpu_of_machine, cpu_of_waited_children, find_program};
 use super::servers::Server;
 use crate::Outcome;
 
@@ -48,6 +48,8 @@ pub(crate) struct Sample {
     pub(crate) threads_us: Vec<(String, f64)>,
     /// Share of the run's time that redis-benchmark was on a core, in percent.
     pub(crate) generator_busy_percent: f64,
+    /// What anything but server and generator used meanwhile, in percent of one core.
+    pub(crate) others_busy_percent: f64,
 }
 
 /// The installed redis-benchmark.
@@ -69,12 +71,14 @@ impl Generator {
     pub(crate) fn run(&self, server: &mut Server, run: &Run) -> Outcome<Sample> {
         server.check_alive()?;
         let (children_before, cpu_before) = (cpu_of_waited_children(), CpuTime::of(server.pid())?);
+        let machine_before = cpu_of_machine();
         let start = Instant::now();
         let printed = self.run_to_end(server.port, run)?;
         let wall = start.elapsed().as_secs_f64();
         server.check_alive()?;
         let cpu = CpuTime::of(server.pid())?.since(&cpu_before);
         let generator = cpu_of_waited_children() - children_before;
+        let others = cpu_of_machine() - machine_before - cpu.total - generator;
         let figures = parse_csv(&printed)?;
 
         let per_request = |seconds: f64| seconds * 1e6 / run.requests as f64;
@@ -85,6 +89,7 @@ impl Generator {
             cpu_us: per_request(cpu.total),
             threads_us: cpu.threads.into_iter().map(|(n, s)| (n, per_request(s))).collect(),
             generator_busy_percent: 100.0 * generator / wall,
+            others_busy_percent: (100.0 * others / wall).max(0.0),
         })
     }
 

@@ -123,6 +123,21 @@ pub(crate) fn cpu_of_waited_children() -> f64 {
         .map_or(0.0, |stat| stat.children)
 }
 
+/// CPU seconds that anything on this machine has used since it started, time stolen by a
+/// hypervisor included.
+pub(crate) fn cpu_of_machine() -> f64 {
+    fs::read_to_string("/proc/stat").ok().and_then(|stat| parse_busy(&stat)).unwrap_or(0.0)
+}
+
+/// The `cpu` line of `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq,
+/// steal, all in clock ticks; guest time is already part of user.
+fn parse_busy(stat: &str) -> Option<f64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<f64> = line.split_whitespace().take(8).filter_map(|t| t.parse().ok()).collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = ticks[..] else { return None };
+    Some((user + nice + system + irq + softirq + steal) / ticks_per_second())
+}
+
 /// Resident memory of a process in bytes: all of it, mapped files included.
 pub(crate) fn resident_bytes(pid: u32) -> Outcome<f64> {
     let path = format!("/proc/{pid}/status");
@@ -240,6 +255,13 @@ mod tests {
         assert_eq!(stat.own * ticks_per_second(), 300.0);
         assert_eq!(stat.children * ticks_per_second(), 100.0);
         assert!(parse_stat("77 (short) S 1 2").is_none());
+    }
+
+    #[test]
+    fn busy_time_leaves_out_idle_and_guest() {
+        let stat = "cpu  100 10 50 9000 700 5 20 15 60 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(parse_busy(stat).unwrap() * ticks_per_second(), 200.0);
+        assert!(parse_busy("cpu  1 2\n").is_none());
     }
 
     #[test]

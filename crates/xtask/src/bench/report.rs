@@ -127,6 +127,9 @@ impl Section {
     }
 
     fn advantages(&self, out: &mut String) {
+        if self.systems.len() == 1 {
+            return;
+        }
         let compared: Vec<_> = self.compared().collect();
         let names: Vec<_> = compared.iter().map(|(_, metric)| metric.name).collect();
         line(out, &format!("How many times better {} is:\n", self.systems[0].name));

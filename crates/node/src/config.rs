@@ -1,0 +1,59 @@
+//! What a node is: its spaces and shards, its workers, its bounds.
+
+use crate::event::WorkerId;
+use crate::shard::Durability;
+use quorate_data::place::SpaceMap;
+
+/// The configuration of a node, the same for all its workers and fixed while it runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many workers share the shards.
+    pub workers: WorkerId,
+    /// Spaces, their prefixes and shards.
+    pub map: SpaceMap,
+    /// Name and durability of each space, by its id.
+    pub spaces: Vec<Space>,
+    /// Bytes of memory for data, over all workers; beyond it cold shards are served from disk.
+    pub memory_bytes_max: u64,
+    /// Bytes that changed in a shard before they are flushed to its table.
+    pub flush_bytes: usize,
+    /// A client that sends more than this without a complete command is closed.
+    pub query_buffer_bytes_max: usize,
+    /// What INFO and HELLO say of the node.
+    pub about: About,
+}
+
+/// A space as its users know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its name.
+    pub name: String,
+    /// What it promises.
+    pub durability: Durability,
+}
+
+/// What INFO and HELLO say of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// The version of Quorate.
+    pub version: String,
+    /// The process id.
+    pub pid: u32,
+    /// The TCP port.
+    pub port: u16,
+    /// 40 hexadecimal digits, another at each start.
+    pub run_id: String,
+    /// The operating system.
+    pub os: String,
+    /// The data directory.
+    pub data_dir: String,
+    /// The configuration file; empty if there is none.
+    pub config_file: String,
+}
+
+impl Config {
+    /// A share of [`Config::memory_bytes_max`] for one worker.
+    pub(crate) fn worker_memory_bytes(&self) -> u64 {
+        self.memory_bytes_max / u64::from(self.workers)
+    }
+}

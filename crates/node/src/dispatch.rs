@@ -1,0 +1,308 @@
+//! From the words of a request to the command it names, and where that executes.
+
+use crate::conn::{Conn, Multi};
+use crate::event::WorkerId;
+use crate::job::{Args, Work};
+use crate::message::{Forwarded, Message};
+use crate::session::SessionSpec;
+use crate::worker::Worker;
+use quorate_base::ShardId;
+use quorate_data::command::{KeyPositions, Keys, flag};
+use quorate_data::{Error, Spec};
+use quorate_resp::Proto;
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::ControlFlow;
+
+/// A command: of the data layer, or one about the connection or the server.
+#[derive(Clone, Copy)]
+pub(crate) enum Command {
+    Data(&'static Spec),
+    Session(&'static SessionSpec),
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Command {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Data(spec) => spec.name,
+            Self::Session(spec) => spec.name,
+        }
+    }
+
+    pub(crate) fn arity(self) -> i32 {
+        match self {
+            Self::Data(spec) => spec.arity,
+            Self::Session(spec) => spec.arity,
+        }
+    }
+
+    pub(crate) fn flags(self) -> u32 {
+        match self {
+            Self::Data(spec) => spec.flags,
+            Self::Session(spec) => spec.flags,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is(self, flags: u32) -> bool {
+        self.flags() & flags == flags
+    }
+
+    #[inline]
+    fn accepts(self, count: usize) -> bool {
+        match usize::try_from(self.arity()) {
+            Ok(exact) => count == exact,
+            Err(_) => count >= self.arity().unsigned_abs() as usize,
+        }
+    }
+}
+
+/// Every command by its name.
+pub(crate) struct Commands {
+    by_name: HashMap<&'static [u8], Entry, BuildHasherDefault<NameHasher>>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    group: &'static str,
+    command: Command,
+}
+
+/// The longest name of a command.
+const NAME_BYTES_MAX: usize = 32;
+
+impl Commands {
+    pub(crate) fn new() -> Self {
+        let mut by_name = HashMap::default();
+        for (group, spec) in quorate_data::command::families() {
+            let entry = Entry { group, command: Command::Data(spec) };
+            by_name.insert(spec.name.as_bytes(), entry);
+        }
+        for (group, spec) in crate::session::families() {
+            let entry = Entry { group, command: Command::Session(spec) };
+            by_name.insert(spec.name.as_bytes(), entry);
+        }
+        Self { by_name }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, name: &[u8]) -> Option<Command> {
+        let mut lower = [0; NAME_BYTES_MAX];
+        let lower = lower.get_mut(..name.len())?;
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        self.by_name.get(&*lower).map(|entry| entry.command)
+    }
+
+    /// All commands with their groups, in order of their names.
+    pub(crate) fn all(&self) -> Vec<(&'static str, Command)> {
+        let mut all: Vec<_> = self.by_name.values().map(|e| (e.group, e.command)).collect();
+        all.sort_unstable_by_key(|(_, command)| command.name());
+        all
+    }
+}
+
+/// FNV-1a: short names, no attacker, since the table never grows.
+#[derive(Default)]
+struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 29
+    }
+}
+
+/// The shards of a command.
+pub(crate) type ShardList = SmallVec<[ShardId; 4]>;
+
+impl Worker {
+    /// One request of a client. Breaks when the next one must wait.
+    #[inline]
+    pub(crate) fn on_request(&mut self, conn: &mut Conn, args: &[&[u8]]) -> ControlFlow<()> {
+        conn.commands += 1;
+        self.stats.commands += 1;
+        let command = match conn.last {
+            Some(last) if args[0].eq_ignore_ascii_case(last.name().as_bytes()) => last,
+            _ => match self.commands.get(args[0]) {
+                Some(command) => command,
+                None => {
+                    self.refuse(conn, &unknown_command(args));
+                    return ControlFlow::Continue(());
+                }
+            },
+        };
+        conn.last = Some(command);
+        if !command.accepts(args.len()) {
+            self.refuse(conn, Error::WrongArity(command.name().into()).to_string().as_bytes());
+            return ControlFlow::Continue(());
+        }
+        if !self.skips_checks(conn)
+            && let Err(error) = self.check(conn, command, args)
+        {
+            self.refuse(conn, error.as_bytes());
+            return ControlFlow::Continue(());
+        }
+        if let Some(multi) = &mut conn.multi
+            && !command.is(crate::session::UNQUEUED)
+        {
+            multi.queued.push((command, Args::new(args)));
+            conn.reply().simple("QUEUED");
+            return ControlFlow::Continue(());
+        }
+        let start = conn.output.mark();
+        match command {
+            Command::Data(spec) => self.route(conn, spec, args),
+            Command::Session(spec) => (spec.run)(self, conn, args),
+        }
+        if conn.reply_mode != crate::conn::ReplyMode::On {
+            self.silence(conn, start);
+        }
+        if !self.runnable.is_empty() {
+            self.run_jobs();
+        }
+        if conn.parked.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Replies with an error to a command that did not execute; it spoils a transaction.
+    fn refuse(&mut self, conn: &mut Conn, text: &[u8]) {
+        self.stats.errors += 1;
+        conn.reply().error(text);
+        if let Some(multi) = &mut conn.multi {
+            multi.aborted = true;
+        }
+    }
+
+    /// True in the usual case that nothing about the connection or the node forbids commands.
+    #[inline]
+    fn skips_checks(&self, conn: &Conn) -> bool {
+        !self.disk_full && !self.stopping && conn.multi.is_none() && conn.subscription_count() == 0
+    }
+
+    fn check(&self, conn: &Conn, command: Command, args: &[&[u8]]) -> Result<(), String> {
+        let subscriber = conn.proto == Proto::Resp2 && conn.subscription_count() > 0;
+        if subscriber && !command.is(crate::session::FOR_SUBSCRIBERS) {
+            return Err(format!(
+                "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
+                 RESET are allowed in this context",
+                String::from_utf8_lossy(args[0]).to_lowercase()
+            ));
+        }
+        if conn.multi.is_some() && command.is(flag::NO_MULTI) {
+            return Err("ERR Command not allowed inside a transaction".into());
+        }
+        if command.is(flag::WRITE) {
+            self.check_writable()?;
+        }
+        Ok(())
+    }
+
+    /// Refuses writes that could not be made durable.
+    pub(crate) fn check_writable(&self) -> Result<(), String> {
+        if self.disk_full {
+            return Err("MISCONF The disk is full: writes are refused until there is room in the \
+                        data directory, reads go on"
+                .into());
+        }
+        if self.stopping {
+            return Err("ERR The node is shutting down: connect again in a moment".into());
+        }
+        Ok(())
+    }
+
+    /// Executes a data command, here and now if its shards are at hand.
+    #[inline]
+    fn route(&mut self, conn: &mut Conn, spec: &'static Spec, args: &[&[u8]]) {
+        let mut shards = ShardList::new();
+        self.shards_of(spec, args, &mut shards);
+        if shards.iter().all(|&shard| self.is_free(shard)) {
+            self.execute_now(conn, spec, args, &shards);
+            return;
+        }
+        let command = Command::Data(spec);
+        if let Some(worker) = self.one_other_home(&shards) {
+            self.forward(conn, worker, command, args);
+        } else {
+            let work = Work::Command { command, args: Args::new(args) };
+            self.park(conn, work, &shards);
+        }
+    }
+
+    /// Appends the shards that hold the command's keys, ascending, each once.
+    #[inline]
+    pub(crate) fn shards_of(&self, spec: &Spec, args: &[&[u8]], out: &mut ShardList) {
+        if let Keys::Range { first: 1, last: 1, .. } = spec.keys {
+            out.push(self.db.map().place(args[1]).shard);
+            return;
+        }
+        let mut positions = KeyPositions::new();
+        if spec.key_positions(args, &mut positions) {
+            out.extend(
+                positions
+                    .iter()
+                    .filter_map(|&at| args.get(at))
+                    .map(|key| self.db.map().place(key).shard),
+            );
+            out.sort_unstable();
+            out.dedup();
+        } else {
+            out.clear();
+            out.extend(0..self.db.map().shards());
+        }
+    }
+
+    fn forward(&mut self, conn: &mut Conn, worker: WorkerId, command: Command, args: &[&[u8]]) {
+        let slot = conn.output.reserve();
+        if !conn.forwarded.contains(&worker) {
+            conn.forwarded.push(worker);
+        }
+        if command.is(flag::BLOCKING) {
+            conn.parked = Some(crate::conn::Parked::Slot(slot));
+        }
+        let args = Args::new(args);
+        let forwarded = Forwarded { conn: conn.id, slot, args, proto: conn.proto };
+        self.tell(worker, Message::Forward(forwarded));
+    }
+
+    /// Begins a transaction.
+    pub(crate) fn begin_multi(&mut self, conn: &mut Conn) {
+        if conn.multi.is_some() {
+            conn.error("ERR MULTI calls can not be nested");
+            return;
+        }
+        conn.multi = Some(Multi::default());
+        conn.reply().ok();
+    }
+}
+
+/// Redis' error for a name that is no command, with the beginning of the arguments.
+fn unknown_command(args: &[&[u8]]) -> Vec<u8> {
+    const SHOWN_BYTES_MAX: usize = 128;
+    let shown = |text: &[u8], max: usize| text[..text.len().min(max)].to_vec();
+    let mut beginning = Vec::new();
+    for arg in &args[1..] {
+        if beginning.len() >= SHOWN_BYTES_MAX {
+            break;
+        }
+        beginning.push(b'\'');
+        beginning.extend(shown(arg, SHOWN_BYTES_MAX - beginning.len()));
+        beginning.extend_from_slice(b"' ");
+    }
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend(shown(args[0], SHOWN_BYTES_MAX));
+    text.extend_from_slice(b"', with args beginning with: ");
+    text.extend(beginning);
+    text
+}

@@ -1,0 +1,146 @@
+//! What the workers of one node tell each other.
+
+use crate::event::{ConnId, WorkerId};
+use crate::job::{Args, JobId};
+use crate::pubsub::Registration;
+use crate::shard::Shard;
+use quorate_base::ShardId;
+use quorate_data::Keyspace;
+use quorate_resp::Proto;
+
+/// A message from one worker to another.
+#[derive(Debug)]
+pub enum Message {
+    /// Execute a command all of whose shards are at home with the receiver.
+    Forward(Forwarded),
+    /// The reply to a [`Message::Forward`].
+    Reply {
+        /// Whose command it was.
+        conn: ConnId,
+        /// The place of the reply among the client's replies.
+        slot: u64,
+        /// The reply in RESP.
+        bytes: Vec<u8>,
+    },
+    /// The client is gone: drop what it is blocked on.
+    Gone {
+        /// Who left.
+        conn: ConnId,
+    },
+    /// Lend me these shards, all at home with the receiver.
+    Borrow {
+        /// The sender's job that needs them.
+        job: JobId,
+        /// Which shards.
+        shards: Vec<ShardId>,
+    },
+    /// The shards that were asked for.
+    Lend {
+        /// The receiver's job that needs them.
+        job: JobId,
+        /// The shards.
+        shards: Vec<Travelling>,
+    },
+    /// The shards that were lent, with everything done to them durable.
+    Return {
+        /// The shards.
+        shards: Vec<Travelling>,
+    },
+    /// A key that the receiver's job waits for has changed.
+    Wake {
+        /// Which job.
+        job: JobId,
+    },
+    /// Forget a watched key or waiting job at the shard's home.
+    Release {
+        /// Which shard.
+        shard: ShardId,
+        /// Which key.
+        key: Vec<u8>,
+        /// The waiting job; `None` for a watch.
+        job: Option<JobId>,
+    },
+    /// The sender's subscriptions changed.
+    Registered(Registration),
+    /// A message for the receiver's subscribers.
+    Publish {
+        /// Whether the channel is a sharded one.
+        sharded: bool,
+        /// Where to.
+        channel: Vec<u8>,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// Every worker is asked something.
+    Ask {
+        /// The sender's job.
+        job: JobId,
+        /// What.
+        question: Question,
+    },
+    /// The answer to [`Message::Ask`].
+    Answer {
+        /// The receiver's job.
+        job: JobId,
+        /// What.
+        answer: Answer,
+    },
+}
+
+/// A command executed by another worker than its client's.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// Whose command it is.
+    pub conn: ConnId,
+    /// The place of the reply among the client's replies.
+    pub slot: u64,
+    /// The command.
+    pub args: Args,
+    /// The protocol version of the reply.
+    pub proto: Proto,
+}
+
+/// A shard on its way between workers.
+pub struct Travelling {
+    pub(crate) shard: Box<Shard>,
+    pub(crate) keyspace: Box<Keyspace>,
+}
+
+impl std::fmt::Debug for Travelling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.shard.fmt(f)
+    }
+}
+
+/// Something that every worker answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Counters for INFO.
+    Stats,
+    /// The lines of CLIENT LIST, with optional filters as the client gave them.
+    ClientList(Vec<Vec<u8>>),
+    /// CLIENT KILL with its arguments.
+    ClientKill(Vec<Vec<u8>>),
+    /// CLIENT UNBLOCK of a client; true means with an error.
+    Unblock(ConnId, bool),
+    /// CONFIG SET of names and values that were found valid.
+    ConfigSet(Vec<(String, String)>),
+    /// CONFIG RESETSTAT.
+    ResetStats,
+}
+
+/// What a worker answers to a [`Question`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// To `Stats`.
+    Stats(Box<crate::stats::Stats>),
+    /// To `ClientList`: lines by client id.
+    Lines(Vec<(ConnId, String)>),
+    /// How many were affected.
+    Count(u64),
+}
+
+/// The home of a shard: workers take turns.
+pub fn home(shard: ShardId, workers: WorkerId) -> WorkerId {
+    (shard % u32::from(workers)) as WorkerId
+}

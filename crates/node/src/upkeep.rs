@@ -1,0 +1,222 @@
+//! What a worker does without being asked: expire, flush, load, keep to its memory.
+
+use crate::event::Effect;
+use crate::message::home;
+use crate::worker::Worker;
+use quorate_base::{Millis, ShardId};
+use quorate_data::table::Mark;
+
+/// How often upkeep runs while there is something for it to do.
+const INTERVAL_MS: Millis = 100;
+
+/// Keys that one shard expires in one go.
+const EXPIRE_KEYS_MAX: usize = 400;
+
+/// Pairs of a table that are loaded in one go.
+const LOAD_PAIRS_MAX: usize = 2_000;
+
+/// The upkeep of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    /// When it runs next.
+    next: Millis,
+    /// There is more to do than fits one interval.
+    hurry: bool,
+    /// Which shard is loaded next.
+    loading: usize,
+    /// Flushes that ended while their shard was lent.
+    flushed_late: Vec<(ShardId, Mark)>,
+}
+
+impl Worker {
+    pub(crate) fn upkeep_deadline(&self) -> Option<Millis> {
+        if self.upkeep.hurry {
+            return Some(self.now.mono);
+        }
+        let wanted = self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
+        wanted.then_some(self.upkeep.next)
+    }
+
+    pub(crate) fn on_tick(&mut self) {
+        self.time_out_jobs();
+        if self.now.mono < self.upkeep.next && !self.upkeep.hurry {
+            return;
+        }
+        let interval_over = self.now.mono >= self.upkeep.next;
+        self.upkeep.hurry = false;
+        self.expire();
+        if interval_over {
+            self.upkeep.next = self.now.mono + INTERVAL_MS;
+            self.keep_to_memory();
+        }
+        self.load();
+    }
+
+    /// Removes keys that have expired.
+    fn expire(&mut self) {
+        if self.disk_full {
+            return;
+        }
+        for shard in 0..self.shards.len() as ShardId {
+            let now = self.now.wall;
+            let due = self.db.get(shard).and_then(|k| k.next_expiry()).is_some_and(|at| at <= now);
+            if !due || !self.is_free(shard) {
+                continue;
+            }
+            self.touch(shard);
+            let removed = self.db.shard(shard).expire_due(EXPIRE_KEYS_MAX);
+            self.stats.expired += removed as u64;
+            self.upkeep.hurry |= removed >= EXPIRE_KEYS_MAX;
+            self.changed(shard);
+        }
+    }
+
+    // --- flushing ----------------------------------------------------------------------------
+
+    /// Flushes a shard if enough of it has changed.
+    #[inline]
+    pub(crate) fn flush_if_due(&mut self, shard: ShardId) {
+        let due = self
+            .db
+            .get(shard)
+            .is_some_and(|k| !k.is_flushing() && k.dirty_bytes() >= self.config.flush_bytes);
+        if due {
+            self.flush(shard);
+        }
+    }
+
+    /// Cuts a flush, unless one is running or the shard is not here in a state to be cut.
+    fn flush(&mut self, shard: ShardId) {
+        if home(shard, self.config.workers) != self.id {
+            return;
+        }
+        let Some(slot) = self.shards[shard as usize].as_mut() else { return };
+        let keyspace = self.db.shard(shard);
+        if slot.touched || keyspace.is_flushing() {
+            return;
+        }
+        let (index, term) = slot.applied();
+        slot.flush = Some(keyspace.cut(index, term));
+        self.release_flush(shard);
+    }
+
+    /// Hands on a flush whose last entry is committed: what a crash may take back must not be in
+    /// a table.
+    pub(crate) fn release_flush(&mut self, shard: ShardId) {
+        let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
+        let commit = self.commits[shard as usize];
+        if let Some(flush) = slot.flush.take_if(|f| f.mark.applied <= commit) {
+            self.effects.push(Effect::Flush(flush));
+        }
+    }
+
+    pub(crate) fn on_flushed(&mut self, shard: ShardId, mark: Mark) {
+        let Some(slot) = self.shards[shard as usize].as_mut() else {
+            self.upkeep.flushed_late.push((shard, mark));
+            return;
+        };
+        let evict = std::mem::take(&mut slot.evict);
+        let keyspace = self.db.shard(shard);
+        keyspace.flushed(mark);
+        if evict {
+            keyspace.evict();
+        }
+        if self.stopping {
+            self.flush_rest(shard);
+        } else {
+            self.flush_if_due(shard);
+        }
+    }
+
+    /// Notes flushes that ended while their shards were away.
+    pub(crate) fn note_late_flushes(&mut self) {
+        for (shard, mark) in std::mem::take(&mut self.upkeep.flushed_late) {
+            self.on_flushed(shard, mark);
+        }
+    }
+
+    pub(crate) fn on_flush_wanted(&mut self, shard: ShardId) {
+        self.flush_rest(shard);
+    }
+
+    pub(crate) fn on_shutdown(&mut self) {
+        self.stopping = true;
+        for shard in 0..self.shards.len() as ShardId {
+            self.flush_rest(shard);
+        }
+    }
+
+    /// Flushes a shard if its table lacks anything.
+    fn flush_rest(&mut self, shard: ShardId) {
+        if !self.is_contained(shard) {
+            self.flush(shard);
+        }
+    }
+
+    /// True if the table of `shard` contains everything.
+    fn is_contained(&self, shard: ShardId) -> bool {
+        match (&self.shards[shard as usize], self.db.get(shard)) {
+            (Some(slot), Some(keyspace)) => {
+                !slot.touched
+                    && !keyspace.is_flushing()
+                    && keyspace.durable().applied == slot.log.last_index()
+            }
+            _ => home(shard, self.config.workers) != self.id,
+        }
+    }
+
+    pub(crate) fn is_flushed(&self) -> bool {
+        (0..self.shards.len() as ShardId).all(|shard| self.is_contained(shard))
+    }
+
+    // --- memory ------------------------------------------------------------------------------
+
+    fn memory_bytes(&self) -> u64 {
+        self.db.iter().map(|k| k.memory_bytes() as u64).sum()
+    }
+
+    /// Drops the coldest shards from memory while there is too much in it.
+    fn keep_to_memory(&mut self) {
+        let mut excess = self.memory_bytes().saturating_sub(self.config.worker_memory_bytes());
+        let mut by_use: Vec<(u64, ShardId)> = Vec::new();
+        for slot in self.shards.iter_mut().flatten() {
+            by_use.push((slot.uses, slot.id));
+            slot.uses /= 2;
+        }
+        by_use.sort_unstable();
+        for (_, shard) in by_use {
+            if excess == 0 {
+                return;
+            }
+            let bytes = self.db.get(shard).map_or(0, |k| k.memory_bytes() as u64);
+            let slot = self.shards[shard as usize].as_mut().expect("its id was just read");
+            if !slot.evict {
+                slot.evict = true;
+                self.flush(shard);
+            }
+            excess = excess.saturating_sub(bytes);
+        }
+    }
+
+    /// Loads a little more of a shard that is only partly in memory, if there is room.
+    fn load(&mut self) {
+        let count = self.shards.len();
+        if self.stopping || self.memory_bytes() * 10 > self.config.worker_memory_bytes() * 9 {
+            return;
+        }
+        for step in 0..count {
+            let shard = (self.upkeep.loading + step) % count;
+            if !self.is_free(shard as ShardId) {
+                continue;
+            }
+            let keyspace = self.db.shard(shard as ShardId);
+            if keyspace.resident() {
+                continue;
+            }
+            self.upkeep.loading = shard;
+            // A table that cannot be read says so to the command that needs it.
+            self.upkeep.hurry |= keyspace.load_some(LOAD_PAIRS_MAX).is_ok();
+            return;
+        }
+    }
+}

@@ -1,0 +1,687 @@
+//! One worker: clients and shards of one thread, and what an event does to them.
+//!
+//! A *turn* is any number of [`Worker::step`]s and then one [`Worker::end_turn`], which proposes
+//! what the commands of the turn changed, hands it to the journal as one frame, and lets go of
+//! every reply that nothing holds back any more.
+
+use crate::config::Config;
+use crate::conn::{BACKLOG_BYTES_MAX, Client, Conn, Parked, UNSENT_BYTES_MAX};
+use crate::dispatch::{Command, Commands, ShardList};
+use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
+use crate::job::{Job, JobId, Origin, State};
+use crate::message::{Message, Travelling, home};
+use crate::output::{Output, Owner};
+use crate::pubsub::PubSub;
+use crate::shard::{Durability, Shard};
+use crate::stats::Stats;
+use quorate_base::{Index, Millis, Prng, ShardId};
+use quorate_data::command::Block;
+use quorate_data::effects::ReplayError;
+use quorate_data::settings::Settings;
+use quorate_data::{Ctx, Db, Keyspace, Spec};
+use quorate_log::{Log, Outputs, Record};
+use quorate_resp::{Proto, Reply};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
+const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// A worker. All of its time arrives with the events, all of its randomness from the seed.
+pub struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) config: Arc<Config>,
+    pub(crate) settings: Settings,
+    pub(crate) commands: Arc<Commands>,
+    pub(crate) db: Db,
+    pub(crate) shards: Vec<Option<Box<Shard>>>,
+    /// Who waits for which shard of this home; the first holds it.
+    pub(crate) claims: Vec<VecDeque<crate::acquire::Claim>>,
+    /// Foreign shards to be returned as soon as they are quiet.
+    pub(crate) returning: Vec<ShardId>,
+    /// Waiters to be removed once their shard is here again.
+    pub(crate) releases: Vec<(ShardId, Vec<u8>, WorkerId, Option<JobId>)>,
+    /// The last known commit index of each shard.
+    pub(crate) commits: Vec<Index>,
+    pub(crate) clients: HashMap<ConnId, Box<Client>>,
+    pub(crate) jobs: HashMap<JobId, Job>,
+    next_job: JobId,
+    /// Jobs to go on with.
+    pub(crate) runnable: VecDeque<JobId>,
+    /// Clients whose next command may execute now.
+    pub(crate) resumed: Vec<ConnId>,
+    pub(crate) deadlines: BTreeSet<(Millis, JobId)>,
+    pub(crate) pubsub: PubSub,
+    pub(crate) stats: Stats,
+    pub(crate) prng: Prng,
+    pub(crate) disk_full: bool,
+    pub(crate) stopping: bool,
+
+    // The current turn.
+    turn: u64,
+    turn_begun: bool,
+    pub(crate) now: Time,
+    touched: Vec<ShardId>,
+    pub(crate) active: Vec<ConnId>,
+    /// Jobs of other workers' clients whose replies may be complete.
+    pub(crate) replying: Vec<JobId>,
+    pub(crate) effects: Vec<Effect>,
+    outputs: Outputs,
+
+    // The journal.
+    ticket: u64,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: usize,
+
+    pub(crate) upkeep: crate::upkeep::Upkeep,
+}
+
+/// A frame under way to the journal.
+#[derive(Debug)]
+struct InFlight {
+    ticket: u64,
+    bytes: usize,
+    shards: Vec<(ShardId, u64)>,
+}
+
+/// What a worker starts with for each of its shards.
+pub struct ShardStart {
+    /// Its data, as its table has it.
+    pub keyspace: Box<Keyspace>,
+    /// Its log, as the journal has it.
+    pub log: Box<dyn Log>,
+    /// What its space promises.
+    pub durability: Durability,
+}
+
+impl Worker {
+    /// Worker `id` of the node that `config` describes, with the shards at home with it; replays
+    /// what their logs say after what their tables contain.
+    pub fn new(
+        id: WorkerId,
+        config: Arc<Config>,
+        starts: Vec<ShardStart>,
+        seed: u64,
+    ) -> Result<Self, ReplayError> {
+        let mut db = Db::new(config.map.clone());
+        let count = config.map.shards() as usize;
+        let mut shards: Vec<Option<Box<Shard>>> = (0..count).map(|_| None).collect();
+        let mut outputs = Outputs::default();
+        let mut worker_records = Vec::new();
+        for mut start in starts {
+            let shard = start.keyspace.shard();
+            assert!(home(shard, config.workers) == id, "shard {shard} is not at home here");
+            outputs.clear();
+            let opened =
+                Shard::open(shard, start.log, start.durability, &mut start.keyspace, &mut outputs)?;
+            worker_records.push((shard, std::mem::take(&mut outputs.persist), outputs.seq));
+            db.insert(start.keyspace);
+            shards[shard as usize] = Some(Box::new(opened));
+        }
+        let mut worker = Self {
+            id,
+            settings: Settings::default(),
+            commands: Arc::new(Commands::new()),
+            db,
+            claims: (0..count).map(|_| VecDeque::new()).collect(),
+            returning: Vec::new(),
+            releases: Vec::new(),
+            commits: vec![0; count],
+            shards,
+            clients: HashMap::new(),
+            jobs: HashMap::new(),
+            next_job: 0,
+            runnable: VecDeque::new(),
+            resumed: Vec::new(),
+            deadlines: BTreeSet::new(),
+            pubsub: PubSub::default(),
+            stats: Stats::default(),
+            prng: Prng::new(seed),
+            disk_full: false,
+            stopping: false,
+            turn: 0,
+            turn_begun: false,
+            now: Time::default(),
+            touched: Vec::new(),
+            active: Vec::new(),
+            replying: Vec::new(),
+            effects: Vec::new(),
+            outputs: Outputs::default(),
+            ticket: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            upkeep: crate::upkeep::Upkeep::default(),
+            config,
+        };
+        for (shard, records, seq) in worker_records {
+            let slot = worker.shards[shard as usize].as_mut().expect("it was just put there");
+            worker.commits[shard as usize] = slot.log.commit();
+            if !records.is_empty() {
+                slot.persists += 1;
+                worker.submit(records, vec![(shard, seq)], true);
+            }
+        }
+        Ok(worker)
+    }
+
+    /// Handles one event; what is to be done is appended to `effects`.
+    pub fn step(&mut self, now: Time, event: Event<'_>, effects: &mut Vec<Effect>) {
+        self.begin_turn(now);
+        match event {
+            Event::Received { conn, bytes } => self.on_received(conn, bytes),
+            Event::Connected { conn, peer, local } => self.on_connected(conn, peer, local),
+            Event::Disconnected { conn } => self.on_disconnected(conn),
+            Event::Backlog { conn, bytes } => self.on_backlog(conn, bytes),
+            Event::Message { from, message } => self.on_message(from, *message),
+            Event::Persisted { ticket } => self.on_persisted(ticket),
+            Event::Flushed { shard, mark } => self.on_flushed(shard, mark),
+            Event::FlushWanted { shard } => self.on_flush_wanted(shard),
+            Event::DiskFull { full } => self.disk_full = full,
+            Event::Tick => self.on_tick(),
+            Event::Shutdown => self.on_shutdown(),
+        }
+        self.run_jobs();
+        effects.append(&mut self.effects);
+    }
+
+    /// Ends the turn: propose, persist, acknowledge, reply.
+    pub fn end_turn(&mut self, effects: &mut Vec<Effect>) {
+        self.propose_touched();
+        self.send_replies();
+        self.return_shards();
+        self.turn_begun = false;
+        effects.append(&mut self.effects);
+    }
+
+    /// When [`Event::Tick`] is wanted; `None` if nothing depends on time.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        let blocked = self.deadlines.first().map(|&(at, _)| at);
+        let upkeep = self.upkeep_deadline();
+        match (blocked, upkeep) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// True while so much waits for the journal that nothing more should be read from clients.
+    pub fn is_saturated(&self) -> bool {
+        self.in_flight_bytes > IN_FLIGHT_BYTES_MAX
+    }
+
+    /// True if more should be read from this client now.
+    pub fn wants_input(&self, conn: ConnId) -> bool {
+        !self.is_saturated() && self.clients.get(&conn).is_some_and(|client| !client.conn.paused)
+    }
+
+    /// True once a shutdown has been carried out: nothing is left to flush or to persist.
+    pub fn is_stopped(&self) -> bool {
+        self.stopping && self.in_flight.is_empty() && self.is_flushed()
+    }
+
+    fn begin_turn(&mut self, now: Time) {
+        if self.turn_begun {
+            return;
+        }
+        self.turn_begun = true;
+        self.turn += 1;
+        // Time as commands see it never goes back.
+        self.now = Time { wall: now.wall.max(self.now.wall), mono: now.mono.max(self.now.mono) };
+    }
+
+    // --- clients -----------------------------------------------------------------------------
+
+    fn on_connected(&mut self, conn: ConnId, peer: String, local: String) {
+        self.stats.connections += 1;
+        let conn = Conn::new(conn, peer, local, self.now.mono);
+        let client = Client { decoder: quorate_resp::Decoder::new(), conn };
+        self.clients.insert(client.conn.id, Box::new(client));
+    }
+
+    fn on_received(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(mut client) = self.clients.remove(&id) else { return };
+        self.stats.input_bytes += bytes.len() as u64;
+        client.conn.used = self.now.mono;
+        if client.conn.parked.is_some() {
+            client.conn.backlog.extend_from_slice(bytes);
+        } else {
+            self.feed(&mut client, bytes);
+        }
+        self.put_back(client);
+    }
+
+    /// Decodes and executes until the input is used up or the client is parked.
+    fn feed(&mut self, client: &mut Client, bytes: &[u8]) {
+        let Client { decoder, conn } = client;
+        if let Err(error) = decoder.feed(bytes, |args| self.on_request(conn, args)) {
+            conn.reply().error(&error.reply_text());
+            conn.parked = Some(Parked::Closing);
+        }
+        let kept = decoder.pending_bytes();
+        if kept > self.config.query_buffer_bytes_max {
+            conn.parked = Some(Parked::Closing);
+        }
+    }
+
+    /// Goes on with what a client sent while it was parked.
+    fn resume(&mut self, id: ConnId) {
+        let Some(mut client) = self.clients.remove(&id) else { return };
+        while client.conn.parked.is_none() {
+            let backlog = std::mem::take(&mut client.conn.backlog);
+            let before = client.decoder.pending_bytes();
+            if backlog.is_empty() && before == 0 {
+                break;
+            }
+            self.feed(&mut client, &backlog);
+            if backlog.is_empty() && client.decoder.pending_bytes() == before {
+                break;
+            }
+        }
+        self.put_back(client);
+    }
+
+    /// Ends the handling of a client that was taken out of the map.
+    pub(crate) fn put_back(&mut self, mut client: Box<Client>) {
+        let conn = &mut client.conn;
+        let paused = conn.backlog.len() > BACKLOG_BYTES_MAX || conn.unsent > UNSENT_BYTES_MAX;
+        conn.paused = paused;
+        if !conn.active && (!conn.output.is_empty() || conn.parked == Some(Parked::Closing)) {
+            conn.active = true;
+            self.active.push(conn.id);
+        }
+        self.clients.insert(client.conn.id, client);
+    }
+
+    fn on_backlog(&mut self, id: ConnId, bytes: usize) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let conn = &mut client.conn;
+        conn.unsent = bytes;
+        conn.paused = conn.backlog.len() > BACKLOG_BYTES_MAX || bytes > UNSENT_BYTES_MAX;
+    }
+
+    pub(crate) fn on_disconnected(&mut self, id: ConnId) {
+        let Some(mut client) = self.clients.remove(&id) else { return };
+        let conn = &mut client.conn;
+        self.unwatch(conn);
+        self.unsubscribe_all(conn);
+        if let Some(Parked::Job(job)) = conn.parked {
+            self.cancel(job);
+        }
+        for worker in std::mem::take(&mut conn.forwarded) {
+            self.tell(worker, Message::Gone { conn: id });
+        }
+    }
+
+    /// Marks a client as having something to send.
+    pub(crate) fn activate(&mut self, id: ConnId) {
+        if let Some(client) = self.clients.get_mut(&id)
+            && !client.conn.active
+        {
+            client.conn.active = true;
+            self.active.push(id);
+        }
+    }
+
+    // --- executing ---------------------------------------------------------------------------
+
+    /// True if commands may use this shard at once: it is at home, here, and unclaimed.
+    #[inline]
+    pub(crate) fn is_free(&self, shard: ShardId) -> bool {
+        self.shards[shard as usize].is_some()
+            && self.claims[shard as usize].is_empty()
+            && home(shard, self.config.workers) == self.id
+    }
+
+    /// Executes a command all of whose shards are free.
+    #[inline]
+    pub(crate) fn execute_now(
+        &mut self,
+        conn: &mut Conn,
+        spec: &'static Spec,
+        args: &[&[u8]],
+        shards: &ShardList,
+    ) {
+        let proto = conn.proto;
+        let outcome = self.execute(&mut conn.output, proto, spec, args, shards, Mode::default());
+        if let Some(block) = outcome {
+            let keys = keys_of(spec, args);
+            let work = crate::job::Work::Command {
+                command: Command::Data(spec),
+                args: owned(args, &block),
+            };
+            let job = self.new_job(Origin::Local(conn.id), conn.proto, work, shards);
+            conn.parked = Some(Parked::Job(job.id));
+            self.block(job, keys, &block);
+        }
+    }
+
+    /// Executes a data command whose shards are all here and writes its reply to `output`, unless
+    /// it wants to wait.
+    pub(crate) fn execute(
+        &mut self,
+        output: &mut Output,
+        proto: Proto,
+        spec: &Spec,
+        args: &[&[u8]],
+        shards: &[ShardId],
+        mode: Mode,
+    ) -> Option<Block> {
+        for &shard in shards {
+            self.touch(shard);
+        }
+        let start = output.mark();
+        let before: SmallCounts = shards.iter().map(|&s| self.batch_bytes(s)).collect();
+        let mut ctx = Ctx {
+            db: &mut self.db,
+            prng: &mut self.prng,
+            reply: Reply::new(output.buffer(), proto),
+            settings: &self.settings,
+            now: self.now.wall,
+            in_transaction: mode.in_transaction,
+            retried: mode.retried,
+            blocked: None,
+        };
+        let result = (spec.run)(&mut ctx, args);
+        let blocked = ctx.blocked.take();
+        if let Err(error) = result {
+            ctx.reply.truncate(start);
+            ctx.reply.error(error.to_string().as_bytes());
+            self.stats.errors += 1;
+        }
+        for (&shard, &before) in shards.iter().zip(&before) {
+            self.hold_reply(output, start, shard, before);
+        }
+        blocked
+    }
+
+    /// Makes a reply wait for what the command changed in `shard`, or for what it read there.
+    #[inline]
+    fn hold_reply(&mut self, output: &mut Output, start: usize, shard: ShardId, before: usize) {
+        let keyspace = self.db.get(shard).expect("it was just used");
+        let changed = keyspace.batch().len() != before;
+        let slot = self.shards[shard as usize].as_mut().expect("it was just used");
+        let index = if changed {
+            if !slot.touched {
+                slot.touched = true;
+                self.touched.push(shard);
+            }
+            slot.log.next_index()
+        } else {
+            keyspace.observed().min(if slot.touched {
+                slot.log.next_index()
+            } else {
+                slot.log.last_index()
+            })
+        };
+        if index > self.commits[shard as usize] && output.hold(start, shard, index) {
+            let owner = output.owner;
+            if slot.waiting.back() != Some(&(index, owner)) {
+                slot.waiting.push_back((index, owner));
+            }
+        }
+        if changed {
+            self.wake_waiters(shard);
+        }
+    }
+
+    /// Prepares a shard for its first command of this turn.
+    #[inline]
+    pub(crate) fn touch(&mut self, shard: ShardId) {
+        let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
+        let keyspace = self.db.shard(shard);
+        slot.uses += 1;
+        if slot.turn != self.turn {
+            slot.turn = self.turn;
+            keyspace.begin_batch(slot.log.next_index(), self.now.wall);
+        }
+        keyspace.reset_observed();
+    }
+
+    fn batch_bytes(&self, shard: ShardId) -> usize {
+        self.db.get(shard).map_or(0, |k| k.batch().len())
+    }
+
+    /// Notes that upkeep changed a shard outside of any command.
+    pub(crate) fn changed(&mut self, shard: ShardId) {
+        let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
+        if !slot.touched && self.db.get(shard).is_some_and(|k| !k.batch().is_empty()) {
+            slot.touched = true;
+            self.touched.push(shard);
+        }
+    }
+
+    // --- the end of a turn -------------------------------------------------------------------
+
+    fn propose_touched(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let touched = std::mem::take(&mut self.touched);
+        let mut records = Vec::with_capacity(touched.len());
+        let mut pending = Vec::new();
+        let mut sync = false;
+        for &shard in &touched {
+            let slot = self.shards[shard as usize].as_mut().expect("touched shards stay");
+            slot.touched = false;
+            let payload = self.db.shard(shard).take_batch();
+            let index = slot.log.propose(payload).expect("commands execute only where they lead");
+            self.outputs.clear();
+            slot.log.take(&mut self.outputs);
+            records.append(&mut self.outputs.persist);
+            match slot.durability {
+                Durability::Sync => {
+                    sync = true;
+                    slot.persists += 1;
+                    pending.push((shard, self.outputs.seq));
+                }
+                Durability::Relaxed => {
+                    slot.log.persisted(self.outputs.seq);
+                    self.commit(shard);
+                }
+            }
+            debug_assert!(index > 0);
+        }
+        self.submit(records, pending, sync);
+        for &shard in &touched {
+            self.flush_if_due(shard);
+        }
+        self.touched = touched;
+        self.touched.clear();
+    }
+
+    fn submit(&mut self, records: Vec<Record>, shards: Vec<(ShardId, u64)>, sync: bool) {
+        if records.is_empty() {
+            return;
+        }
+        self.ticket += 1;
+        let bytes = records.iter().map(record_bytes).sum();
+        self.in_flight_bytes += bytes;
+        self.in_flight.push_back(InFlight { ticket: self.ticket, bytes, shards });
+        self.effects.push(Effect::Persist(Frame { ticket: self.ticket, records, sync }));
+    }
+
+    fn on_persisted(&mut self, ticket: u64) {
+        while self.in_flight.front().is_some_and(|f| f.ticket <= ticket) {
+            let frame = self.in_flight.pop_front().expect("the front was just seen");
+            self.in_flight_bytes -= frame.bytes;
+            for (shard, seq) in frame.shards {
+                let slot = self.shards[shard as usize].as_mut().expect("it stays until quiet");
+                slot.persists -= 1;
+                slot.log.persisted(seq);
+                self.commit(shard);
+                self.pump(shard);
+            }
+        }
+    }
+
+    /// Takes notice of what the log of `shard` has committed.
+    pub(crate) fn commit(&mut self, shard: ShardId) {
+        let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
+        self.outputs.clear();
+        slot.log.take(&mut self.outputs);
+        let commit = self.outputs.commit;
+        debug_assert!(self.outputs.persist.is_empty() && self.outputs.committed.is_empty());
+        slot.log.applied(commit);
+        slot.log.compact(commit);
+        self.commits[shard as usize] = commit;
+        while let Some(&(index, owner)) = slot.waiting.front()
+            && index <= commit
+        {
+            slot.waiting.pop_front();
+            match owner {
+                Owner::Job(job) => self.replying.push(job),
+                Owner::Conn(conn) => {
+                    if let Some(client) = self.clients.get_mut(&conn)
+                        && !client.conn.active
+                    {
+                        client.conn.active = true;
+                        self.active.push(conn);
+                    }
+                }
+            }
+        }
+        self.release_flush(shard);
+    }
+
+    fn send_replies(&mut self) {
+        let mut replying = std::mem::take(&mut self.replying);
+        for id in replying.drain(..) {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            let (State::Replying, Some(output)) = (&job.state, &mut job.output) else { continue };
+            let bytes = output.take(|shard| self.commits[shard as usize]);
+            if !output.is_empty() {
+                // Some of it is held back: what may leave waits with it.
+                output.put_first(bytes);
+                continue;
+            }
+            let Origin::Remote { worker, conn, slot } = job.origin else { continue };
+            let message = Box::new(Message::Reply { conn, slot, bytes });
+            self.effects.push(Effect::Message { to: worker, message });
+            self.jobs.remove(&id);
+        }
+        self.replying = replying;
+        let mut active = std::mem::take(&mut self.active);
+        for id in active.drain(..) {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            let conn = &mut client.conn;
+            conn.active = false;
+            let bytes = conn.output.take(|shard| self.commits[shard as usize]);
+            if !bytes.is_empty() {
+                self.stats.output_bytes += bytes.len() as u64;
+                self.effects.push(Effect::Send { conn: id, bytes });
+            }
+            if conn.parked == Some(Parked::Closing) && conn.output.is_empty() {
+                self.effects.push(Effect::Close { conn: id });
+                self.on_disconnected(id);
+            }
+        }
+        active.append(&mut self.active);
+        self.active = active;
+    }
+
+    // --- other workers -----------------------------------------------------------------------
+
+    pub(crate) fn tell(&mut self, to: WorkerId, message: Message) {
+        self.effects.push(Effect::Message { to, message: Box::new(message) });
+    }
+
+    fn on_message(&mut self, from: WorkerId, message: Message) {
+        match message {
+            Message::Forward(forwarded) => self.on_forward(from, forwarded),
+            Message::Reply { conn, slot, bytes } => self.on_reply(conn, slot, bytes),
+            Message::Gone { conn } => self.on_gone(from, conn),
+            Message::Borrow { job, shards } => self.on_borrow(from, job, shards),
+            Message::Lend { job, shards } => self.on_lend(job, shards),
+            Message::Return { shards } => self.on_return(shards),
+            Message::Wake { job } => self.wake(job),
+            Message::Release { shard, key, job } => self.release_waiter(shard, key, from, job),
+            Message::Registered(registration) => self.pubsub.register(from, registration),
+            Message::Publish { sharded, channel, payload } => {
+                self.deliver(sharded, &channel, &payload);
+            }
+            Message::Ask { job, question } => self.on_ask(from, job, question),
+            Message::Answer { job, answer } => self.on_answer(job, answer),
+        }
+    }
+
+    fn on_reply(&mut self, id: ConnId, slot: u64, bytes: Vec<u8>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let conn = &mut client.conn;
+        conn.output.fill(slot, bytes);
+        if conn.parked == Some(Parked::Slot(slot)) {
+            conn.parked = None;
+            self.resumed.push(id);
+        }
+        self.activate(id);
+    }
+
+    /// Everything there is to do without a further event: jobs that can go on, clients that are
+    /// no longer parked.
+    pub(crate) fn run_jobs(&mut self) {
+        loop {
+            if let Some(job) = self.runnable.pop_front() {
+                self.advance(job);
+            } else if let Some(conn) = self.resumed.pop() {
+                self.resume(conn);
+            } else {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn next_job_id(&mut self) -> JobId {
+        self.next_job += 1;
+        self.next_job
+    }
+
+    /// Takes a shard out to lend or return it.
+    pub(crate) fn take_shard(&mut self, shard: ShardId) -> Travelling {
+        let slot = self.shards[shard as usize].take().expect("the caller saw it here");
+        let keyspace = self.db.remove(shard).expect("log and data stay together");
+        assert!(slot.is_quiet(), "shard {shard} leaves while something of it is under way");
+        Travelling { shard: slot, keyspace }
+    }
+
+    /// Takes in a shard that was lent or returned.
+    pub(crate) fn put_shard(&mut self, travelling: Travelling) {
+        let Travelling { mut shard, keyspace } = travelling;
+        let id = shard.id;
+        shard.turn = 0;
+        self.commits[id as usize] = shard.log.commit();
+        self.db.insert(keyspace);
+        self.shards[id as usize] = Some(shard);
+    }
+}
+
+/// How a command executes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mode {
+    pub(crate) in_transaction: bool,
+    pub(crate) retried: bool,
+}
+
+type SmallCounts = smallvec::SmallVec<[usize; 4]>;
+
+/// The keys of a command, in order.
+pub(crate) fn keys_of(spec: &Spec, args: &[&[u8]]) -> Vec<Vec<u8>> {
+    let mut positions = quorate_data::command::KeyPositions::new();
+    spec.key_positions(args, &mut positions);
+    positions.iter().filter_map(|&at| args.get(at)).map(|key| key.to_vec()).collect()
+}
+
+/// The arguments with which a blocked command is tried again.
+pub(crate) fn owned(args: &[&[u8]], block: &Block) -> crate::job::Args {
+    match &block.rewritten {
+        None => crate::job::Args::new(args),
+        Some(rewritten) => {
+            let slices: Vec<&[u8]> = rewritten.iter().map(Vec::as_slice).collect();
+            crate::job::Args::new(&slices)
+        }
+    }
+}
+
+fn record_bytes(record: &Record) -> usize {
+    match &record.body {
+        quorate_log::Body::Entry(entry) => entry.payload.len() + 32,
+        quorate_log::Body::State(state) => state.len() + 32,
+    }
+}
