@@ -475,7 +475,9 @@ mod tests {
             let found = model.binary_search(&n);
             if step < 20_000 {
                 map.put(&n.to_be_bytes(), b"", false);
-                found.err().map(|at| model.insert(at, n));
+                if let Err(at) = found {
+                    model.insert(at, n);
+                }
             } else if let Some(&n) = model.get(found.unwrap_or_else(|at| at)) {
                 map.remove(&n.to_be_bytes());
                 model.retain(|&m| m != n);
