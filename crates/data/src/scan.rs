@@ -77,7 +77,7 @@ pub(crate) fn collection(ctx: &mut Ctx<'_>, args: &[&[u8]], walk: &Walk) -> Resu
     };
     let end = prefix_end(walk.prefix);
     let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-    let mut iter = elements.range(Bound::Included(place.as_deref().unwrap_or(walk.prefix)), to);
+    let mut iter = elements.span(Bound::Included(place.as_deref().unwrap_or(walk.prefix)), to);
     let count = if whole { usize::MAX } else { options.count };
     let (mut buffer, mut found) = (Vec::new(), 0);
     let mut replies = Reply::new(&mut buffer, ctx.reply.proto());
