@@ -63,7 +63,7 @@ impl Keyspace {
             if held.len() > limit && group(start) > open {
                 break;
             }
-            held_next = self.index.segment_from(start, &mut held);
+            held_next = self.index.some_from(start, limit, GROUP_BITS, &mut held);
         }
         // Below this group everything is known.
         let known = [stored_next, held_next].into_iter().flatten().min();

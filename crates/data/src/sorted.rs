@@ -413,6 +413,10 @@ mod tests {
                 if what == 0 {
                     let old = map.remove(&key).map(|v| v.to_vec());
                     prop_assert_eq!(old, model.remove(key.as_slice()));
+                } else if what == 3 {
+                    let absent = !model.contains_key(key.as_slice());
+                    prop_assert_eq!(map.insert_new(&key, b"new", false), absent);
+                    model.entry(key.to_vec()).or_insert_with(|| b"new".to_vec());
                 } else {
                     let val = vec![what; n as usize % 40];
                     let old = map.put(&key, &val, false).map(|v| v.to_vec());

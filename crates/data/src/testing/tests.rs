@@ -12,63 +12,71 @@ use quorate_base::Index;
 
 const SHARDS: u32 = 2;
 
-/// What a command line is made of: `k` a key, `f` a field or member, `v` a value, `n` a number,
-/// `t` a time in milliseconds. The simplest come first: a failing case shrinks to them.
+/// Command lines by the type they mostly meet, for which the first letter of their keys stands.
+/// In them stand `k` for a key, `f` for a field or member, `v` for a value, `n` for a number, `t`
+/// for a time in milliseconds. What a failing case shrinks to comes first.
 #[rustfmt::skip]
-const COMMANDS: &[&str] = &[
-    // Generic and expiry.
-    "DEL k", "DEL k k k", "RENAME k k", "RENAMENX k k", "COPY k k REPLACE", "EXISTS k k", "TYPE k",
-    "OBJECT ENCODING k", "KEYS *", "SCAN 0 COUNT 1000", "DBSIZE", "FLUSHALL", "PEXPIRE k t", "PEXPIRE k t GT",
-    "PEXPIREAT k 1", "PERSIST k", "PTTL k", "SORT k ALPHA STORE k", "SORT k BY nosort GET # GET *->f",
-    // Strings.
-    "SET k v", "SET k v PX t", "SET k v KEEPTTL", "SET k v XX GET", "SET k n", "GET k", "GETDEL k", "GETEX k PX t",
-    "APPEND k v", "SETRANGE k 5 v", "INCR k", "INCRBYFLOAT k 0.1", "MSET k v k v", "MSETNX k v k v", "SETBIT k 9 1",
-    "BITOP OR k k k", "BITFIELD k SET u8 4 200", "PFADD k v v", "PFMERGE k k", "PFCOUNT k k", "LCS k k",
-    // Hashes and sets.
-    "HSET k f v", "HSET k f v f v f v", "HDEL k f", "HDEL k f f f", "HINCRBY k f n", "HSETNX k f v", "HGETALL k",
-    "HRANDFIELD k 2", "SADD k f", "SADD k f f f", "SADD k n n", "SREM k f f", "SPOP k", "SPOP k 2", "SMOVE k k f",
-    "SUNIONSTORE k k k", "SINTERSTORE k k k", "SDIFFSTORE k k k", "SMEMBERS k",
-    // Lists.
-    "RPUSH k v v", "LPUSH k v", "LPOP k", "RPOP k 2", "LINSERT k BEFORE v v", "LSET k 0 v", "LREM k 0 v", "LTRIM k 1 2",
-    "LMOVE k k LEFT RIGHT", "LRANGE k 0 -1", "RPOPLPUSH k k", "LMPOP 2 k k LEFT COUNT 2",
-    // Sorted sets and geo.
-    "ZADD k n f", "ZADD k n f n f", "ZREM k f", "ZINCRBY k n f", "ZPOPMIN k", "ZPOPMAX k 2", "ZRANGE k 0 -1 WITHSCORES",
-    "ZUNIONSTORE k 2 k k", "ZINTERSTORE k 2 k k", "ZDIFFSTORE k 2 k k", "ZRANGESTORE k k 0 1", "ZREMRANGEBYRANK k 0 0",
-    "ZREMRANGEBYSCORE k 0 1", "GEOADD k 13.3 38.1 f", "GEOSEARCHSTORE k k FROMMEMBER f BYRADIUS 100 km",
-    // Streams.
-    "XADD k * f v", "XADD k MAXLEN 2 * f v f v", "XADD k NOMKSTREAM * f v", "XDEL k 1-1", "XTRIM k MAXLEN 1", "XRANGE k - +",
-    "XGROUP CREATE k f 0 MKSTREAM", "XGROUP DESTROY k f", "XREADGROUP GROUP f f COUNT 2 STREAMS k >", "XPENDING k f",
-    "XACK k f 1-1", "XAUTOCLAIM k f f 0 0", "XSETID k 9999999999999-0", "XINFO STREAM k FULL",
+const COMMANDS: &[(&str, &[&str])] = &[
+    ("", &["DEL k", "DEL k k k", "RENAME k k", "RENAMENX k k", "COPY k k REPLACE", "EXISTS k k", "TYPE k",
+        "OBJECT ENCODING k", "KEYS *", "SCAN 0 COUNT 1000", "DBSIZE", "PEXPIRE k t", "PEXPIRE k t GT",
+        "PEXPIREAT k 1", "PERSIST k", "PTTL k", "SORT k ALPHA STORE k", "SORT k BY nosort GET # GET *->f", "FLUSHALL"]),
+    ("s", &["SET k v", "SET k v PX t", "SET k v KEEPTTL", "SET k v XX GET", "SET k n", "GET k", "GETDEL k", "GETEX k PX t",
+        "APPEND k v", "SETRANGE k 5 v", "INCR k", "INCRBYFLOAT k 0.1", "MSET k v k v", "MSETNX k v k v", "SETBIT k 9 1",
+        "BITOP OR k k k", "BITFIELD k SET u8 4 200", "PFADD k v v", "PFMERGE k k", "PFCOUNT k k", "LCS k k"]),
+    ("h", &["HSET k f v", "HSET k f v f v f v", "HDEL k f", "HDEL k f f f", "HINCRBY k f n", "HINCRBYFLOAT k f n",
+        "HSETNX k f v", "HGETALL k", "HRANDFIELD k 2", "HSCAN k 0"]),
+    ("m", &["SADD k f", "SADD k f f f", "SADD k n n", "SREM k f f", "SPOP k", "SPOP k 2", "SMOVE k k f",
+        "SUNIONSTORE k k k", "SINTERSTORE k k k", "SDIFFSTORE k k k", "SMEMBERS k"]),
+    ("l", &["RPUSH k v v", "LPUSH k v", "LPOP k", "RPOP k 2", "LINSERT k BEFORE v v", "LSET k 0 v", "LREM k 0 v",
+        "LTRIM k 1 2", "LMOVE k k LEFT RIGHT", "LRANGE k 0 -1", "RPOPLPUSH k k", "LMPOP 2 k k LEFT COUNT 2"]),
+    ("z", &["ZADD k n f", "ZADD k n f n f", "ZREM k f", "ZINCRBY k n f", "ZPOPMIN k", "ZPOPMAX k 2", "ZRANGE k 0 -1 WITHSCORES",
+        "ZUNIONSTORE k 2 k k", "ZINTERSTORE k 2 k k", "ZDIFFSTORE k 2 k k", "ZRANGESTORE k k 0 1", "ZREMRANGEBYRANK k 0 0",
+        "ZREMRANGEBYSCORE k 0 1", "GEOADD k 13.3 38.1 f", "GEOSEARCHSTORE k k FROMMEMBER f BYRADIUS 100 km"]),
+    ("x", &["XADD k * f v", "XADD k MAXLEN 2 * f v f v", "XADD k NOMKSTREAM * f v", "XDEL k 1-1", "XTRIM k MAXLEN 1",
+        "XRANGE k - +", "XGROUP CREATE k f 0 MKSTREAM", "XGROUP DESTROY k f", "XREADGROUP GROUP f f COUNT 2 STREAMS k >",
+        "XPENDING k f", "XACK k f 1-1", "XAUTOCLAIM k f f 0 0", "XSETID k 9999999999999-0", "XINFO STREAM k FULL"]),
 ];
 
-const KEYS: &[&str] = &["a", "b", "{b}2", "c", ""];
 const FIELDS: &[&str] = &["f", "g", "h", "1", ""];
 const VALUES: &[&str] = &["v", "w", "1", "", "a value that is too long to be stored in place"];
 const NUMBERS: &[&str] = &["0", "1", "-2", "2.5"];
 const TIMES: &[&str] = &["1", "20", "300"];
 
-fn command(line: &'static str, picks: &[u8]) -> Vec<&'static [u8]> {
-    let mut picks = picks.iter().copied().cycle();
-    let mut pick = |of: &'static [&'static str]| {
-        let nth = picks.next().expect("picks go round");
-        of[usize::from(nth) % of.len()].as_bytes()
+/// A line of [`COMMANDS`] with words for its letters.
+fn command(family: usize, line: usize, picks: [u8; 6]) -> Vec<Vec<u8>> {
+    let (letter, lines) = COMMANDS[family % COMMANDS.len()];
+    let mut picks = picks.into_iter().map(usize::from).cycle();
+    let mut pick = || picks.next().expect("picks go round");
+    let mut one_of = |words: &[&str]| words[pick() % words.len()].to_owned();
+    let mut word = |word: &str| match word {
+        "k" if letter.is_empty() => {
+            let letter = one_of(&["h", "s", "m", "l", "z", "x"]);
+            match one_of(&["1", "{}", "3"]).as_str() {
+                "{}" => format!("{letter}{{{letter}1}}"),
+                digit => format!("{letter}{digit}"),
+            }
+        }
+        // The two that share a slot, another, and one for all types.
+        "k" => one_of(&[
+            &format!("{letter}1"),
+            &format!("{letter}{{{letter}1}}"),
+            &format!("{letter}3"),
+            "h1",
+        ]),
+        "f" => one_of(FIELDS),
+        "v" => one_of(VALUES),
+        "n" => one_of(NUMBERS),
+        "t" => one_of(TIMES),
+        _ => word.to_owned(),
     };
-    let word = |word: &'static str| match word {
-        "k" => pick(KEYS),
-        "f" => pick(FIELDS),
-        "v" => pick(VALUES),
-        "n" => pick(NUMBERS),
-        "t" => pick(TIMES),
-        _ => word.as_bytes(),
-    };
-    line.split(' ').map(word).collect()
+    lines[line % lines.len()].split(' ').map(|w| word(w).into_bytes()).collect()
 }
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A command, by its position in [`COMMANDS`], and picks for its words.
-    Command(usize, [u8; 6]),
+    /// A command: family and line of [`COMMANDS`], and picks for its words.
+    Command(usize, usize, [u8; 6]),
     /// Time passes, ms.
     Wait(u64),
     /// The leader removes expired keys.
@@ -101,7 +109,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Below::Reopen),
     ];
     prop_oneof![
-        12 => (0..COMMANDS.len(), any::<[u8; 6]>()).prop_map(|(n, picks)| Step::Command(n, picks)),
+        14 => (0..COMMANDS.len(), 0usize..32, any::<[u8; 6]>())
+            .prop_map(|(family, line, picks)| Step::Command(family, line, picks)),
         1 => (1u64..100).prop_map(Step::Wait),
         1 => (0..SHARDS).prop_map(Step::ExpireDue),
         6 => (any::<bool>(), 0..SHARDS, below).prop_map(|(l, s, b)| Step::Below(l, s, b)),
@@ -205,8 +214,9 @@ fn run_steps(steps: &[Step]) {
     let mut follower = open(&follower_disk.tables);
     for step in steps {
         match step {
-            Step::Command(n, picks) => {
-                let args = command(COMMANDS[*n], picks);
+            Step::Command(family, line, picks) => {
+                let args = command(*family, *line, *picks);
+                let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
                 let reply = leader.run_args(&args);
                 let want = plain.run_args(&args);
                 let shown: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();

@@ -161,7 +161,9 @@ fn move_element(
     if ctx.db.coll(source, Kind::List)?.is_none() {
         return Ok(None);
     }
-    ctx.db.coll(destination, Kind::List)?;
+    if source != destination {
+        ctx.db.coll(destination, Kind::List)?;
+    }
     let mut list = ListMut::open(ctx.db, source)?;
     let element = list.pop(from).expect("a list has elements");
     if source != destination {

@@ -143,7 +143,7 @@ pub(super) fn xclaim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         group.last = claim.last;
         stream.put_group(args[2], &group);
     }
-    let mut consumer = stream.see_consumer(&group, args[3], now)?;
+    let consumer = stream.note_consumer(&group, args[3], now, false)?;
     let mut claimed = Vec::new();
     for id in ids {
         let pending = stream.view().pending_entry(&group, id);
@@ -165,8 +165,7 @@ pub(super) fn xclaim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         claimed.push(id);
     }
     if !claimed.is_empty() {
-        consumer.active = Some(now);
-        stream.put_consumer(&group, args[3], &consumer);
+        stream.note_consumer(&group, args[3], now, true)?;
     }
     reply_claimed(&mut ctx.reply, stream.view(), &claimed, claim.just_id);
     stream.close();
@@ -234,7 +233,7 @@ pub(super) fn xautoclaim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error>
     let now = ctx.now;
 
     let mut stream = Editor::open(ctx.db, args[1])?;
-    let mut consumer = stream.see_consumer(&group, args[3], now)?;
+    let consumer = stream.note_consumer(&group, args[3], now, false)?;
     let (mut claimed, mut deleted) = (Vec::new(), Vec::new());
     let mut candidates = stream.view().pending(&group, from, Id::MAX);
     let mut attempts = count.saturating_mul(ATTEMPTS_PER_COUNT);
@@ -258,8 +257,7 @@ pub(super) fn xautoclaim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error>
         stream.assign(&group, *id, &consumer, now, deliveries);
     }
     if !claimed.is_empty() {
-        consumer.active = Some(now);
-        stream.put_consumer(&group, args[3], &consumer);
+        stream.note_consumer(&group, args[3], now, true)?;
     }
     let ids: Vec<Id> = claimed.iter().map(|&(id, _)| id).collect();
     ctx.reply.array(3);

@@ -132,21 +132,16 @@ pub(super) fn xreadgroup(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error>
             // Noting the time would be a change that wakes whoever waits for one.
             continue;
         }
-        let consumer = stream.see_consumer(&group, consumer_name, ctx.now)?;
+        let delivers = !waits && start == Start::New && !request.no_ack;
+        let consumer = stream.note_consumer(&group, consumer_name, ctx.now, delivers)?;
         if !waits {
             let mut reader = Reader { stream, group, consumer, count: request.count, now: ctx.now };
             let reply = served.start(key);
-            stream = match start {
+            match start {
                 Start::After(id) => reader.history(reply, id),
-                Start::New if request.no_ack => {
-                    reader.new_entries(reply, group_name);
-                    reader.stream
-                }
-                Start::New => {
-                    let ids = reader.new_entries(reply, group_name);
-                    reader.assign(&ids, consumer_name)
-                }
-            };
+                Start::New => reader.new_entries(reply, group_name, delivers),
+            }
+            stream = reader.stream;
         }
         stream.close();
     }
@@ -287,10 +282,10 @@ struct Reader<'a> {
     now: u64,
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     /// Replies what is pending for the consumer after `start`. Entries that were deleted since
     /// are null; the others count as delivered once more.
-    fn history(mut self, mut reply: Reply<'_>, start: Id) -> Editor<'a> {
+    fn history(&mut self, mut reply: Reply<'_>, start: Id) {
         let view = self.stream.view();
         let from = start.next().expect("the greatest id stands for new entries");
         let pending: Vec<_> =
@@ -307,32 +302,25 @@ impl<'a> Reader<'a> {
                 reply.null_array();
             }
         }
-        self.stream
     }
 
-    /// Replies entries that the group has not delivered and advances the group; returns their ids.
-    fn new_entries(&mut self, mut reply: Reply<'_>, group_name: &[u8]) -> Vec<Id> {
+    /// Replies entries that the group has not delivered, advances the group and, with `pending`,
+    /// makes them pending for the consumer.
+    fn new_entries(&mut self, mut reply: Reply<'_>, group_name: &[u8], pending: bool) {
         let view = self.stream.view();
         let progress = Progress::of(view);
         let from = self.group.last.next().expect("the stream has an entry after it");
-        let entries = || view.entries(from, Id::MAX).take(self.count);
-        let ids: Vec<Id> = entries().map(|(id, _)| id).collect();
-        reply.array(ids.len());
-        entries().for_each(|(id, value)| reply_entry(&mut reply, id, value));
-        for &id in &ids {
+        let entries: Vec<_> = view.entries(from, Id::MAX).take(self.count).collect();
+        reply.array(entries.len());
+        let mut ids = Vec::with_capacity(entries.len());
+        for (id, value) in entries {
+            reply_entry(&mut reply, id, value);
             progress.advance(&mut self.group, id);
+            ids.push(id);
         }
         self.stream.put_group(group_name, &self.group);
-        ids
-    }
-
-    /// Makes delivered entries pending for the consumer.
-    fn assign(mut self, ids: &[Id], consumer_name: &[u8]) -> Editor<'a> {
-        for &id in ids {
+        for id in ids.into_iter().filter(|_| pending) {
             self.stream.assign(&self.group, id, &self.consumer, self.now, 1);
         }
-        self.consumer.active = Some(self.now);
-        self.stream.put_consumer(&self.group, consumer_name, &self.consumer);
-        self.stream
     }
 }

@@ -113,7 +113,13 @@ impl<'a> View<'a> {
         from: Id,
         to: Id,
     ) -> impl DoubleEndedIterator<Item = (Id, &'a [u8])> {
-        self.between(&[ENTRY], from, to).map(|(sub, value)| (Id::from_bytes(&sub[1..]), value))
+        let (low, high) = (entry_sub(from), entry_sub(to));
+        // The entries sort last.
+        let to = if to == Id::MAX { Bound::Unbounded } else { Bound::Included(&high[..]) };
+        self.coll
+            .elements()
+            .span(Bound::Included(&low), to)
+            .map(|(sub, value)| (Id::from_bytes(&sub[1..]), value))
     }
 
     /// The encoded fields of one entry.
@@ -126,7 +132,8 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn last(self) -> Option<Id> {
-        self.entries(Id::MIN, Id::MAX).next_back().map(|(id, _)| id)
+        let (sub, _) = self.coll.elements().iter().next_back()?;
+        (sub[0] == ENTRY).then(|| Id::from_bytes(&sub[1..]))
     }
 
     pub(super) fn groups(self) -> impl Iterator<Item = (&'a [u8], Group)> {
@@ -285,30 +292,34 @@ impl<'a> Editor<'a> {
         group: &Group,
         name: &[u8],
         now: Millis,
-    ) -> Result<Consumer, Error> {
+    ) -> Result<(), Error> {
         let consumer = Consumer { number: self.take_number()?, seen: now, active: None };
         self.put_consumer(group, name, &consumer);
-        Ok(consumer)
+        Ok(())
     }
 
-    /// The consumer `name`, created if absent, which asks for something at `now`.
-    pub(super) fn see_consumer(
+    /// Notes that the consumer `name`, created if absent, asks for something at `now`, and whether
+    /// it gets anything.
+    pub(super) fn note_consumer(
         &mut self,
         group: &Group,
         name: &[u8],
         now: Millis,
+        served: bool,
     ) -> Result<Consumer, Error> {
-        match self.view().consumer(group, name) {
-            None => self.create_consumer(group, name, now),
-            Some(consumer) => {
-                let consumer = Consumer { seen: now, ..consumer };
-                self.put_consumer(group, name, &consumer);
-                Ok(consumer)
-            }
+        let mut consumer = match self.view().consumer(group, name) {
+            Some(consumer) => consumer,
+            None => Consumer { number: self.take_number()?, seen: now, active: None },
+        };
+        consumer.seen = now;
+        if served {
+            consumer.active = Some(now);
         }
+        self.put_consumer(group, name, &consumer);
+        Ok(consumer)
     }
 
-    pub(super) fn put_consumer(&mut self, group: &Group, name: &[u8], consumer: &Consumer) {
+    fn put_consumer(&mut self, group: &Group, name: &[u8], consumer: &Consumer) {
         self.coll.put(&consumer_sub(group, name), &consumer.encode());
     }
 
