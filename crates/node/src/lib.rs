@@ -15,6 +15,7 @@
 //! session/        commands about connection and server
 //! upkeep.rs       expiry, flushes, memory
 //! output.rs       replies in order, held until they are committed
+//! testing.rs      a whole node for tests
 //! ```
 
 mod acquire;
@@ -31,6 +32,7 @@ mod pubsub;
 mod session;
 mod shard;
 mod stats;
+pub mod testing;
 mod transaction;
 mod upkeep;
 mod worker;
