@@ -39,7 +39,7 @@ mod worker;
 
 pub use config::Config;
 pub use event::{ConnId, Effect, Event, Frame, Time, WorkerId};
-pub use message::{Message, home};
+pub use message::{ClientFilter, Message, home};
 pub use shard::Durability;
-pub use stats::Stats;
+pub use stats::{Gauges, Stats};
 pub use worker::{ShardStart, Worker};

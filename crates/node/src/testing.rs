@@ -319,6 +319,7 @@ impl Node {
             }
             Effect::Persist(frame) => self.frames.push_back((worker, frame)),
             Effect::Flush(flush) => self.flush(worker, &flush),
+            Effect::Shutdown => self.shutdown_wanted = true,
             Effect::Message { to, message } => self.mail.push_back((worker, to, message)),
         }
     }
