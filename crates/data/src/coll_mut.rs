@@ -1,7 +1,7 @@
 //! A collection opened for changes.
 
-use crate::entry::{Coll, DIRTY, Entry, Kind, STORED, TOMB};
-use crate::keyspace::{Keyspace, new_coll, seconds, stored_generation};
+use crate::entry::{Coll, Entry, Kind, STORED, TOMB};
+use crate::keyspace::{Keyspace, generation, new_coll, seconds};
 use crate::sorted::{Sub, Val};
 use std::ops::Deref;
 
@@ -33,6 +33,7 @@ impl Deref for CollMut<'_> {
 
 impl<'a> CollMut<'a> {
     pub(crate) fn open(keyspace: &'a mut Keyspace, place: u64, key: &[u8], kind: Kind) -> Self {
+        keyspace.settle(place, key);
         let mut existed = false;
         let mut bytes_before = 0;
         let mut coll = None;
@@ -58,6 +59,16 @@ impl<'a> CollMut<'a> {
         self.coll.elements.put(sub, val, true)
     }
 
+    /// Adds an element that is absent; false, and no change, if it is there.
+    pub fn insert(&mut self, sub: &[u8], val: &[u8]) -> bool {
+        let inserted = self.coll.elements.insert_new(sub, val, true);
+        if inserted {
+            self.begin();
+            self.keyspace.recorder.put(sub, val);
+        }
+        inserted
+    }
+
     /// Removes an element; returns its value. An absent element is no change.
     pub fn remove(&mut self, sub: &[u8]) -> Option<Val> {
         let old = self.coll.elements.remove(sub)?;
@@ -73,7 +84,8 @@ impl<'a> CollMut<'a> {
     pub fn set_aux(&mut self, aux: &[u8]) {
         if self.coll.aux != aux {
             self.begin();
-            self.coll.aux = aux.to_vec();
+            self.coll.aux.clear();
+            self.coll.aux.extend_from_slice(aux);
         }
     }
 
@@ -116,7 +128,7 @@ impl<'a> CollMut<'a> {
         if doomed {
             let place = self.place;
             let entry = self.keyspace.index.get(place, &key).expect("it was just put back");
-            let dead = stored_generation(entry);
+            let dead = generation(entry);
             self.keyspace.place_delete(place, &key, false, dead);
         }
     }
@@ -138,7 +150,7 @@ impl<'a> CollMut<'a> {
                 }
                 None => 0,
             };
-            coll.flags = stored | DIRTY;
+            coll.flags = stored | keyspace.cycle.dirty();
             keyspace.dirty.push(self.place);
             let entry = Entry::Coll(coll);
             keyspace.entry_bytes += entry.bytes();
@@ -146,8 +158,9 @@ impl<'a> CollMut<'a> {
             keyspace.index.insert(self.place, entry);
             return;
         }
-        if changed && coll.flags & DIRTY == 0 {
-            coll.flags |= DIRTY;
+        let dirty = keyspace.cycle.dirty();
+        if changed && coll.flags & dirty == 0 {
+            coll.flags |= dirty;
             keyspace.dirty.push(self.place);
         }
         let slot = keyspace.index.placeholder_mut(self.place);

@@ -58,6 +58,8 @@ pub enum Keys {
     /// The function pushes the positions. It may leave out what it cannot parse: executing the
     /// command then fails on the same argument.
     Custom(fn(&[&[u8]], &mut KeyPositions)),
+    /// The same; the command needs the whole keyspace where the function returns false.
+    CustomOrAll(fn(&[&[u8]], &mut KeyPositions) -> bool),
     /// The command needs the whole keyspace.
     All,
 }
@@ -175,6 +177,7 @@ impl Spec {
             Keys::None => {}
             Keys::All => return false,
             Keys::Custom(find) => find(args, out),
+            Keys::CustomOrAll(find) => return find(args, out),
             Keys::Range { first, last, step } => {
                 let end = if last < 0 {
                     args.len().saturating_sub(last.unsigned_abs())

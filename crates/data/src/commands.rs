@@ -6,7 +6,7 @@
 //! hash     field                                → value
 //! set      member                               → (empty)
 //! zset     'm' │ member                         → score, f64 bits LE
-//!          's' │ sortable score u64 BE │ member → (empty)
+//!          's' │ sortable score u64 BE │ member → (empty), or 1 if the score is -0
 //! list     position, see list.rs                → element
 //! stream   'e' │ id 16 B BE                     → fields and values; groups: see stream.rs
 //! ```
@@ -20,15 +20,20 @@ mod geo;
 mod hash;
 mod hyperloglog;
 mod list;
+mod sample;
 mod set;
+mod sort;
 mod stream;
 mod string;
+#[cfg(test)]
+mod twins;
 mod zset;
 
 /// Every family with its name as in `COMMAND DOCS` groups.
 pub(crate) const FAMILIES: &[(&str, &[Spec])] = &[
     ("generic", generic::COMMANDS),
     ("generic", expire::COMMANDS),
+    ("generic", sort::COMMANDS),
     ("string", string::COMMANDS),
     ("bitmap", bitmap::COMMANDS),
     ("hash", hash::COMMANDS),

@@ -7,6 +7,7 @@ use crate::entry::{Coll, Entry, Kind};
 use crate::error::Error;
 use crate::keyspace::{Expiry, Keyspace};
 use crate::place::{Place, SpaceMap};
+use crate::scan::Cursors;
 use crate::sorted::{Sub, Val};
 use quorate_base::{Millis, ShardId};
 
@@ -14,6 +15,8 @@ use quorate_base::{Millis, ShardId};
 pub struct Db {
     map: SpaceMap,
     shards: Vec<Option<Box<Keyspace>>>,
+    /// What the cursors of walks over collections mean.
+    pub(crate) cursors: Cursors,
 }
 
 /// A whole value apart from any key, to move it between keys and shards.
@@ -38,7 +41,7 @@ impl Db {
     /// Without any shard yet.
     pub fn new(map: SpaceMap) -> Self {
         let shards = (0..map.shards()).map(|_| None).collect();
-        Self { map, shards }
+        Self { map, shards, cursors: Cursors::default() }
     }
 
     /// The map from keys to shards.
@@ -103,6 +106,13 @@ impl Db {
         let (place, keyspace) = self.at(key);
         keyspace.load(place, key)?;
         Ok(keyspace.peek(place, key))
+    }
+
+    /// The entry of `key`, which a look-up in this step has brought into memory: unlike the other
+    /// look-ups it lets several entries be read side by side.
+    pub fn loaded(&self, key: &[u8]) -> Option<&Entry> {
+        let Place { shard, hash } = self.map.place(key);
+        self.get(shard)?.peek(hash, key)
     }
 
     /// True if `key` exists.

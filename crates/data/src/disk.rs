@@ -11,8 +11,9 @@
 //!
 //! Place hashes are below 2^63, so keys that start with 0xff are free for the table's own mark.
 
-use crate::entry::{Coll, DIRTY, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
-use crate::keyspace::Keyspace;
+use crate::entry::{Coll, Cycle, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
+use crate::keys::{StoredKey, group};
+use crate::keyspace::{Keyspace, seconds};
 use crate::sorted::Sorted;
 use crate::table::{Flush, Mark, TableError, TableOp};
 use quorate_base::codec::Reader;
@@ -20,6 +21,41 @@ use quorate_base::{Index, Millis, Term};
 
 const RECORD: u8 = 0;
 const ELEMENT: u8 = 1;
+
+/// A flush under way: what it still has to look at, and what it has written.
+///
+/// An entry that it has not written yet and that is about to change is written first
+/// ([`Cutting::settle`]), so the flush shows the shard as it was when it was begun.
+#[derive(Debug)]
+pub(crate) struct Cutting {
+    /// Where the entries are that changed before it was begun; ascending.
+    places: Vec<u64>,
+    /// The first place it has not looked at.
+    next: usize,
+    ops: Vec<TableOp>,
+    /// Tombstones that it makes unnecessary.
+    tombs: Vec<u64>,
+    mark: Mark,
+    clear: bool,
+}
+
+impl Cutting {
+    /// Writes `entry` if this flush still has to.
+    #[inline]
+    pub(crate) fn settle(&mut self, cycle: Cycle, place: u64, entry: &mut Entry) {
+        let flags = entry.flags();
+        if flags & cycle.due() == 0 {
+            return;
+        }
+        entry.set_flags(flags & !cycle.due() | STORED);
+        if flags & TOMB != 0 {
+            self.ops.push(TableOp::Delete(record_key(place, entry.key())));
+            self.tombs.push(place);
+        } else {
+            write_entry(place, entry, &mut self.ops);
+        }
+    }
+}
 
 impl Keyspace {
     /// About how many bytes the next flush would write.
@@ -32,49 +68,86 @@ impl Keyspace {
         self.durable
     }
 
-    /// True between [`Keyspace::cut`] and [`Keyspace::flushed`].
+    /// True between [`Keyspace::begin_cut`] and [`Keyspace::flushed`].
     pub fn is_flushing(&self) -> bool {
         self.flushing.is_some()
     }
 
-    /// Everything that changed since the last cut, as one atomic change of the table. `applied`
-    /// and `term` are of the last entry whose effects memory holds. Only one flush runs at a time.
-    pub fn cut(&mut self, applied: Index, term: Term) -> Flush {
+    /// Begins a flush of everything that changed since the last one was begun. `applied` and
+    /// `term` are of the last entry whose effects memory holds. Only one flush runs at a time.
+    pub fn begin_cut(&mut self, applied: Index, term: Term) {
         assert!(self.flushing.is_none(), "shard {} is being flushed already", self.shard);
-        let mut ops = Vec::with_capacity(self.dirty.len() + self.dead.len());
+        let mut places = std::mem::take(&mut self.dirty);
+        // In order, the entries of one segment follow each other, and so do the pairs written.
+        places.sort_unstable();
+        places.dedup();
+        let mut ops = Vec::with_capacity(places.len() + self.dead.len());
         for (place, generation) in self.dead.drain(..) {
             ops.push(TableOp::DeletePrefix(element_key(place, generation, b"")));
         }
-        let mut tombs = Vec::new();
-        for place in std::mem::take(&mut self.dirty) {
-            for entry in self.index.at_place_mut(place) {
-                let flags = entry.flags();
-                if flags & DIRTY == 0 {
-                    continue;
-                }
-                entry.set_flags(flags & !DIRTY | STORED);
-                if flags & TOMB != 0 {
-                    ops.push(TableOp::Delete(record_key(place, entry.key())));
-                    tombs.push(place);
-                } else {
-                    write_entry(place, entry, &mut ops);
-                }
-            }
-        }
+        self.cycle.swap();
         self.dirty_bytes = 0;
-        self.flushing = Some(tombs);
+        self.flushing = Some(Vec::new());
         let mark = Mark { applied, term, keys: self.keys };
-        Flush { shard: self.shard, mark, clear: std::mem::take(&mut self.cleared), ops }
+        let clear = std::mem::take(&mut self.cleared);
+        self.cutting = Some(Cutting { places, next: 0, ops, tombs: Vec::new(), mark, clear });
     }
 
-    /// The flush that [`Keyspace::cut`] returned is durable with this mark.
+    /// Goes on with a begun flush for about `limit` entries. Returns it once it is complete: the
+    /// state as of [`Keyspace::begin_cut`], as one atomic change of the table.
+    pub fn cut_some(&mut self, limit: usize) -> Option<Flush> {
+        let cutting = self.cutting.as_mut()?;
+        let to = cutting.next.saturating_add(limit).min(cutting.places.len());
+        for at in cutting.next..to {
+            let place = cutting.places[at];
+            for entry in self.index.at_place_mut(place) {
+                cutting.settle(self.cycle, place, entry);
+            }
+        }
+        cutting.next = to;
+        if to < cutting.places.len() {
+            return None;
+        }
+        let Cutting { ops, tombs, mark, clear, .. } = self.cutting.take()?;
+        // A clear may have come in between: then nothing of these is left.
+        self.flushing = Some(tombs);
+        Some(Flush { shard: self.shard, mark, clear, ops })
+    }
+
+    /// True while a begun flush is not complete.
+    pub fn is_cutting(&self) -> bool {
+        self.cutting.is_some()
+    }
+
+    /// Begins and completes a flush at once.
+    pub fn cut(&mut self, applied: Index, term: Term) -> Flush {
+        self.begin_cut(applied, term);
+        self.cut_some(usize::MAX).expect("a cut without a limit completes")
+    }
+
+    /// Writes all that the cut under way still has to, before everything is dropped.
+    pub(crate) fn cut_rest(&mut self) {
+        let Some(cutting) = &mut self.cutting else { return };
+        for at in cutting.next..cutting.places.len() {
+            let place = cutting.places[at];
+            for entry in self.index.at_place_mut(place) {
+                cutting.settle(self.cycle, place, entry);
+            }
+        }
+        cutting.next = cutting.places.len();
+        cutting.tombs.clear();
+    }
+
+    /// The flush that was cut is durable with this mark.
     pub fn flushed(&mut self, mark: Mark) {
+        assert!(self.cutting.is_none(), "shard {} was flushed before it was cut", self.shard);
         let tombs = self.flushing.take().expect("a flush was cut before it completed");
+        let dirty = self.cycle.dirty();
         for place in tombs {
             let gone: Vec<Vec<u8>> = self
                 .index
                 .at_place_mut(place)
-                .filter(|e| e.flags() & (TOMB | DIRTY) == TOMB)
+                .filter(|e| e.flags() & (TOMB | dirty) == TOMB)
                 .map(|e| e.key().to_vec())
                 .collect();
             for key in gone {
@@ -95,8 +168,9 @@ impl Keyspace {
         let mut freed = 0;
         let expiries = &mut self.expiries;
         let seed = self.index.seed();
+        let dirty = self.cycle.dirty();
         self.index.retain(|entry| {
-            let keep = entry.flags() & DIRTY != 0;
+            let keep = entry.flags() & dirty != 0;
             if !keep {
                 freed += entry.bytes();
                 if let Some(at) = entry.expiry() {
@@ -172,15 +246,7 @@ impl Keyspace {
     }
 
     fn insert_record(&mut self, place: u64, key: &[u8], record: &[u8]) -> Result<(), TableError> {
-        let damaged = || {
-            TableError(format!(
-                "shard {}: the record of key {:?} makes no sense; it was written by a newer \
-                 version, or it is damaged",
-                self.shard,
-                String::from_utf8_lossy(key)
-            ))
-        };
-        let mut entry = decode_record(key, record).ok_or_else(damaged)?;
+        let mut entry = decode_record(key, record).ok_or_else(|| self.damaged(key))?;
         if let Entry::Coll(coll) = &mut entry {
             let prefix = element_key(place, coll.generation, b"");
             let end = crate::sorted::prefix_end(&prefix);
@@ -191,6 +257,7 @@ impl Keyspace {
             })?;
         }
         entry.set_flags(entry.flags() | STORED);
+        entry.set_accessed(seconds(self.recorder.now()));
         if let Some(at) = entry.expiry() {
             self.expiries.insert((at, place));
         }
@@ -199,26 +266,31 @@ impl Keyspace {
         Ok(())
     }
 
-    /// The keys of the table from place `from` on, about `limit` of them, whole places only, and
-    /// the place to go on from. For SCAN over a shard that is not resident.
+    /// The keys of the table from place `from` on, about `limit` of them, whole groups only (see
+    /// `keys.rs`), and the place to go on from.
     pub(crate) fn table_keys(
         &self,
         from: u64,
         limit: usize,
-    ) -> Result<(Vec<(u64, Vec<u8>)>, Option<u64>), TableError> {
-        let mut keys: Vec<(u64, Vec<u8>)> = Vec::new();
+    ) -> Result<(Vec<StoredKey>, Option<u64>), TableError> {
+        let mut keys: Vec<StoredKey> = Vec::new();
         let mut start = from.to_be_bytes().to_vec();
         loop {
-            let mut skip = None;
-            let mut next = None;
-            self.table.scan(&start, None, &mut |key, _| match split_key(key) {
+            let (mut skip, mut next, mut damaged) = (None, None, None);
+            self.table.scan(&start, None, &mut |key, record| match split_key(key) {
                 Some((place, RECORD, name)) => {
-                    if keys.len() >= limit && keys.last().is_some_and(|(last, _)| *last != place) {
+                    let another = keys.last().is_some_and(|k| group(k.place) != group(place));
+                    if keys.len() >= limit && another {
                         next = Some(place);
                         return false;
                     }
-                    keys.push((place, name.to_vec()));
-                    true
+                    match decode_head(record) {
+                        Some((kind, expiry)) => {
+                            keys.push(StoredKey { place, name: name.to_vec(), kind, expiry });
+                        }
+                        None => damaged = Some(self.damaged(name)),
+                    }
+                    damaged.is_none()
                 }
                 Some((place, _, _)) => {
                     skip = Some((place + 1).to_be_bytes().to_vec());
@@ -226,11 +298,21 @@ impl Keyspace {
                 }
                 None => false,
             })?;
-            match skip {
-                Some(behind) => start = behind,
-                None => return Ok((keys, next)),
+            match (damaged, skip) {
+                (Some(error), _) => return Err(error),
+                (None, Some(behind)) => start = behind,
+                (None, None) => return Ok((keys, next)),
             }
         }
+    }
+
+    fn damaged(&self, key: &[u8]) -> TableError {
+        TableError(format!(
+            "shard {}: the record of key {:?} makes no sense; it was written by a newer version, \
+             or it is damaged",
+            self.shard,
+            String::from_utf8_lossy(key)
+        ))
     }
 }
 
@@ -290,6 +372,13 @@ fn split_key(key: &[u8]) -> Option<(u64, u8, &[u8])> {
     let (tag, name) = rest.split_first()?;
     let place = u64::from_be_bytes(*place);
     (place >> 63 == 0).then_some((place, *tag, name))
+}
+
+/// The type and expiry in a record.
+fn decode_head(record: &[u8]) -> Option<(Kind, Option<Millis>)> {
+    let mut reader = Reader::new(record);
+    let (kind, flags, _version) = (Kind::from_tag(reader.u8()?)?, reader.u8()?, reader.u64()?);
+    Some((kind, if flags & EXPIRES != 0 { Some(reader.u64()?) } else { None }))
 }
 
 fn decode_record(key: &[u8], record: &[u8]) -> Option<Entry> {

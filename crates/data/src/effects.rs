@@ -18,8 +18,9 @@
 //! 10 CLEAR
 //! ```
 //!
-//! Byte strings carry a varint length. *dead* is the generation of a replaced collection whose
-//! elements must leave the table.
+//! Byte strings carry a varint length. *dead* is the generation of a replaced or deleted
+//! collection, whose elements must leave the table of each replica that has flushed any. Nothing
+//! in a batch depends on how its author splits the shard between memory and table.
 
 use crate::entry::Kind;
 use crate::keyspace::{Keyspace, seconds, version};
@@ -75,6 +76,11 @@ impl From<TableError> for ReplayError {
     fn from(error: TableError) -> Self {
         Self::Table(error)
     }
+}
+
+/// `flag` if `condition` holds, else no flag.
+fn when(condition: bool, flag: u8) -> u8 {
+    if condition { flag } else { 0 }
 }
 
 /// The batch of effects under construction, and the numbering of changes.
@@ -140,10 +146,10 @@ impl Recorder {
     ) {
         let Some(out) = self.start(SET) else { return };
         out.push(
-            u8::from(raw) * FLAG_RAW
-                | u8::from(expiry.is_some()) * FLAG_EXPIRES
-                | u8::from(created) * FLAG_CREATED
-                | u8::from(dead != 0) * FLAG_DEAD,
+            when(raw, FLAG_RAW)
+                | when(expiry.is_some(), FLAG_EXPIRES)
+                | when(created, FLAG_CREATED)
+                | when(dead != 0, FLAG_DEAD),
         );
         if let Some(at) = expiry {
             out.extend_from_slice(&at.to_le_bytes());
@@ -164,9 +170,7 @@ impl Recorder {
 
     pub(crate) fn delete(&mut self, key: &[u8], because_expired: bool, dead: u64) {
         let Some(out) = self.start(DELETE) else { return };
-        out.push(
-            u8::from(because_expired) * FLAG_BECAUSE_EXPIRED | u8::from(dead != 0) * FLAG_DEAD,
-        );
+        out.push(when(because_expired, FLAG_BECAUSE_EXPIRED) | when(dead != 0, FLAG_DEAD));
         if dead != 0 {
             put_varint(out, dead);
         }

@@ -111,19 +111,35 @@ impl Index {
             .filter(move |e| crate::place::place_hash(seed, e.key()) == place)
     }
 
-    /// Appends to `out` the entries of the segment that holds `from`, those with place hashes
-    /// from `from` on, in place order. Returns the start of the next segment, if there is one.
-    pub fn segment_from<'a>(&'a self, from: u64, out: &mut Vec<(u64, &'a Entry)>) -> Option<u64> {
+    /// Appends to `out` the first entries with place hashes from `from` on, in place order: a few
+    /// more than `limit` if the segment that holds `from` has as many, in whole blocks of
+    /// 2^`block_bits` places. Returns where to go on, unless nothing is left.
+    pub(crate) fn some_from<'a>(
+        &'a self,
+        from: u64,
+        limit: usize,
+        block_bits: u32,
+        out: &mut Vec<(u64, &'a Entry)>,
+    ) -> Option<u64> {
         let at = self.segment_of(from);
-        let begin = out.len();
-        out.extend(
-            self.segments[at]
-                .iter()
-                .map(|e| (crate::place::place_hash(self.seed, e.key()), e))
-                .filter(|(place, _)| *place >= from),
-        );
-        out[begin..].sort_unstable_by(|a, b| (a.0, a.1.key()).cmp(&(b.0, b.1.key())));
-        self.starts.get(at + 1).copied()
+        let next_segment = self.starts.get(at + 1).copied();
+        let mut found: Vec<(u64, &Entry)> = self.segments[at]
+            .iter()
+            .map(|e| (crate::place::place_hash(self.seed, e.key()), e))
+            .filter(|(place, _)| *place >= from)
+            .collect();
+        let mut next = next_segment;
+        if found.len() > limit {
+            let (_, &mut (last, _), _) = found.select_nth_unstable_by_key(limit, |(p, _)| *p);
+            let end = ((last >> block_bits) + 1) << block_bits;
+            if next_segment.is_none_or(|start| end < start) {
+                found.retain(|(place, _)| *place < end);
+                next = Some(end);
+            }
+        }
+        found.sort_unstable_by(|a, b| (a.0, a.1.key()).cmp(&(b.0, b.1.key())));
+        out.append(&mut found);
+        next
     }
 
     /// All entries, in no order.
@@ -236,12 +252,16 @@ mod tests {
     #[test]
     fn walking_by_place_meets_every_entry_once_in_order() {
         let index = filled(10_000);
-        let (mut all, mut from) = (Vec::new(), Some(0));
-        while let Some(start) = from {
-            from = index.segment_from(start, &mut all);
+        for (limit, block_bits) in [(1, 0), (10, 8), (100, 44), (usize::MAX / 2, 8)] {
+            let (mut all, mut from) = (Vec::new(), Some(0));
+            while let Some(start) = from {
+                let seen = all.len();
+                from = index.some_from(start, limit, block_bits, &mut all);
+                assert!(all.len() - seen <= limit + 60, "{} at once", all.len() - seen);
+            }
+            assert_eq!(all.len(), 10_000);
+            assert!(all.windows(2).all(|w| w[0].0 < w[1].0));
         }
-        assert_eq!(all.len(), 10_000);
-        assert!(all.windows(2).all(|w| w[0].0 <= w[1].0));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use quorate_base::hash::hash64;
 use quorate_base::limits::SLOTS;
 use quorate_base::slot::slot_of;
 use quorate_base::{ShardId, SpaceId};
+use std::ops::Range;
 
 /// Bits of a place hash below the slot.
 pub const HASH_BITS: u32 = 49;
@@ -79,6 +80,16 @@ impl SpaceMap {
             .expect("the last space has the empty prefix, which every key starts with")
     }
 
+    /// The place hashes that `shard` may hold.
+    pub fn places(&self, shard: ShardId) -> Range<u64> {
+        let space = self
+            .spaces
+            .iter()
+            .find(|s| (s.first..s.first + s.shards).contains(&shard))
+            .expect("every shard belongs to a space");
+        space.places(shard)
+    }
+
     /// Where `key` lives.
     #[inline]
     pub fn place(&self, key: &[u8]) -> Place {
@@ -93,6 +104,14 @@ impl SpaceShards {
     #[inline]
     pub fn shard_at(&self, slot: u16) -> ShardId {
         self.first + u32::from(slot) * self.shards / u32::from(SLOTS)
+    }
+
+    /// The place hashes that `shard` of this space may hold.
+    pub fn places(&self, shard: ShardId) -> Range<u64> {
+        let first_slot =
+            |nth: u32| (u64::from(nth) * u64::from(SLOTS)).div_ceil(u64::from(self.shards));
+        let nth = shard - self.first;
+        first_slot(nth) << HASH_BITS..first_slot(nth + 1) << HASH_BITS
     }
 }
 
@@ -117,6 +136,18 @@ mod tests {
         assert_eq!(map.space_of(b"a:c").id, 1);
         assert_eq!(map.space_of(b"b").id, 0);
         assert_eq!(map.space_of(b"").id, 0);
+    }
+
+    #[test]
+    fn places_and_slots_agree_on_the_shard() {
+        for shards in [1, 3, 7, 16, 1000] {
+            let space = SpaceShards { id: 0, prefix: Vec::new(), first: 5, shards };
+            for slot in 0..SLOTS {
+                let places = space.places(space.shard_at(slot));
+                assert!(places.contains(&(u64::from(slot) << HASH_BITS)), "{slot} of {shards}");
+            }
+            assert_eq!(space.places(5 + shards - 1).end, 1 << 63);
+        }
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //!
 //! A deque of chunks, each a deque of at most [`CHUNK_ITEMS_MAX`] items in order; no chunk is
 //! empty. Finding is two binary searches; insertion moves at most half a chunk; iteration walks
-//! contiguous memory; both ends grow in constant time. Every item remembers whether it changed
+//! contiguous memory; both ends grow in constant time. Ranks are found from
+//! the lengths of the chunks, see [`crate::counts`]. Every item remembers whether it changed
 //! since the last flush.
 
+use crate::counts::Counts;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -36,12 +38,14 @@ struct Chunk {
 #[derive(Clone, Debug, Default)]
 pub struct Sorted {
     chunks: VecDeque<Chunk>,
+    /// Of the lengths of the chunks.
+    counts: Counts,
     len: usize,
     heap: usize,
 }
 
 /// Where an element is, or where it would be inserted.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct At {
     chunk: usize,
     item: usize,
@@ -91,6 +95,15 @@ impl Sorted {
         }
     }
 
+    /// Adds `sub` with `val` unless it is there; true if it was not.
+    pub fn insert_new(&mut self, sub: &[u8], val: &[u8], dirty: bool) -> bool {
+        let Err(at) = self.find(sub) else { return false };
+        let item = Item { sub: Sub::from_slice(sub), val: Val::from_slice(val), dirty };
+        self.heap += heap(&item.sub) + heap(&item.val);
+        self.insert(at, item);
+        true
+    }
+
     /// Removes `sub`; returns its value.
     pub fn remove(&mut self, sub: &[u8]) -> Option<Val> {
         let at = self.find(sub).ok()?;
@@ -98,6 +111,10 @@ impl Sorted {
         let item = items.remove(at.item).expect("find returned a place inside the chunk");
         if items.is_empty() {
             self.chunks.remove(at.chunk);
+            let chunks = &self.chunks;
+            self.counts.removed(at.chunk, chunks.len(), |at| chunks[at].items.len());
+        } else {
+            self.counts.decrement(at.chunk);
         }
         self.heap -= heap(&item.sub) + heap(&item.val);
         self.len -= 1;
@@ -114,7 +131,7 @@ impl Sorted {
         let at = match self.find(sub) {
             Ok(at) | Err(at) => at,
         };
-        self.chunks.iter().take(at.chunk).map(|c| c.items.len()).sum::<usize>() + at.item
+        self.counts.before(at.chunk, |at| self.chunks[at].items.len()) + at.item
     }
 
     /// All elements in order; reversible.
@@ -135,9 +152,36 @@ impl Sorted {
         Iter { map: self, front: self.locate(from), back: self.locate(to), left: to - from }
     }
 
-    /// The elements between two bounds; reversible. Takes ranks of both ends, O(chunks).
+    /// The elements between two bounds; reversible. Takes ranks of both ends.
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Iter<'_> {
         self.iter_ranks(self.lower_rank(from), self.upper_rank(to))
+    }
+
+    /// The same as [`Sorted::range`] in logarithmic time, but the iterator does not know its length.
+    pub fn span(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Span<'_> {
+        let front = match from {
+            Bound::Unbounded => At { chunk: 0, item: 0 },
+            Bound::Included(sub) => self.at_or_after(sub, 0),
+            Bound::Excluded(sub) => self.at_or_after(sub, 1),
+        };
+        let back = match to {
+            Bound::Unbounded => self.end(),
+            Bound::Included(sub) => self.at_or_after(sub, 1),
+            Bound::Excluded(sub) => self.at_or_after(sub, 0),
+        };
+        Span { map: self, front, back: back.max(front) }
+    }
+
+    /// The place of the first element not smaller than `sub`, `skip` places on if it is `sub`.
+    fn at_or_after(&self, sub: &[u8], skip: usize) -> At {
+        let at = match self.find(sub) {
+            Ok(at) => At { item: at.item + skip, ..at },
+            Err(at) => at,
+        };
+        match self.chunks.get(at.chunk) {
+            Some(chunk) if at.item == chunk.items.len() => At { chunk: at.chunk + 1, item: 0 },
+            _ => at,
+        }
     }
 
     /// The rank of the first element within a lower bound.
@@ -187,32 +231,37 @@ impl Sorted {
     fn insert(&mut self, at: At, item: Item) {
         self.len += 1;
         if at.chunk == self.chunks.len() {
-            let dirty = item.dirty;
-            self.chunks.push_back(Chunk { items: VecDeque::from([item]), dirty });
+            self.insert_chunk(at.chunk, VecDeque::from([item]));
             return;
         }
         let last = self.chunks.len() - 1;
         let chunk = &mut self.chunks[at.chunk];
-        chunk.dirty |= item.dirty;
         if chunk.items.len() < CHUNK_ITEMS_MAX {
+            chunk.dirty |= item.dirty;
             chunk.items.insert(at.item, item);
-            return;
-        }
-        let dirty = chunk.dirty;
-        if at.chunk == last && at.item == CHUNK_ITEMS_MAX {
-            self.chunks.push_back(Chunk { items: VecDeque::from([item]), dirty });
+            self.counts.increment(at.chunk);
+        } else if at.chunk == last && at.item == CHUNK_ITEMS_MAX {
+            self.insert_chunk(at.chunk + 1, VecDeque::from([item]));
         } else if at.chunk == 0 && at.item == 0 {
-            self.chunks.push_front(Chunk { items: VecDeque::from([item]), dirty });
+            self.insert_chunk(0, VecDeque::from([item]));
         } else {
             let half = CHUNK_ITEMS_MAX / 2;
             let mut right = chunk.items.split_off(half);
             if at.item <= half {
+                chunk.dirty |= item.dirty;
                 chunk.items.insert(at.item, item);
             } else {
                 right.insert(at.item - half, item);
             }
-            self.chunks.insert(at.chunk + 1, Chunk { items: right, dirty });
+            self.insert_chunk(at.chunk + 1, right);
         }
+    }
+
+    fn insert_chunk(&mut self, at: usize, items: VecDeque<Item>) {
+        let dirty = items.iter().any(|item| item.dirty);
+        self.chunks.insert(at, Chunk { items, dirty });
+        let chunks = &self.chunks;
+        self.counts.inserted(at, chunks.len(), |at| chunks[at].items.len());
     }
 
     /// `Ok` with the place of `sub`, or `Err` with the place where it belongs.
@@ -232,24 +281,8 @@ impl Sorted {
         if rank >= self.len {
             return self.end();
         }
-        if rank <= self.len / 2 {
-            let mut left = rank;
-            for (chunk, c) in self.chunks.iter().enumerate() {
-                match left.checked_sub(c.items.len()) {
-                    None => return At { chunk, item: left },
-                    Some(rest) => left = rest,
-                }
-            }
-        } else {
-            let mut start = self.len;
-            for (chunk, c) in self.chunks.iter().enumerate().rev() {
-                start -= c.items.len();
-                if rank >= start {
-                    return At { chunk, item: rank - start };
-                }
-            }
-        }
-        unreachable!("rank {rank} is below the length {}", self.len)
+        let (chunk, item) = self.counts.find(rank, |at| self.chunks[at].items.len());
+        At { chunk, item }
     }
 
     fn end(&self) -> At {
@@ -314,10 +347,53 @@ impl DoubleEndedIterator for Iter<'_> {
 
 impl ExactSizeIterator for Iter<'_> {}
 
+/// Elements in order, from either end, without a count of them.
+#[derive(Clone)]
+pub struct Span<'a> {
+    map: &'a Sorted,
+    front: At,
+    back: At,
+}
+
+impl<'a> Iterator for Span<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.front == self.back {
+            return None;
+        }
+        let chunk = &self.map.chunks[self.front.chunk];
+        let item = &chunk.items[self.front.item];
+        self.front.item += 1;
+        if self.front.item == chunk.items.len() {
+            self.front = At { chunk: self.front.chunk + 1, item: 0 };
+        }
+        Some((&item.sub, &item.val))
+    }
+}
+
+impl DoubleEndedIterator for Span<'_> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if self.front == self.back {
+            return None;
+        }
+        if self.back.item == 0 {
+            self.back.chunk -= 1;
+            self.back.item = self.map.chunks[self.back.chunk].items.len();
+        }
+        self.back.item -= 1;
+        let item = &self.map.chunks[self.back.chunk].items[self.back.item];
+        Some((&item.sub, &item.val))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use quorate_base::Prng;
     use std::collections::BTreeMap;
 
     fn pairs(map: &Sorted) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -337,6 +413,10 @@ mod tests {
                 if what == 0 {
                     let old = map.remove(&key).map(|v| v.to_vec());
                     prop_assert_eq!(old, model.remove(key.as_slice()));
+                } else if what == 3 {
+                    let absent = !model.contains_key(key.as_slice());
+                    prop_assert_eq!(map.insert_new(&key, b"new", false), absent);
+                    model.entry(key.to_vec()).or_insert_with(|| b"new".to_vec());
                 } else {
                     let val = vec![what; n as usize % 40];
                     let old = map.put(&key, &val, false).map(|v| v.to_vec());
@@ -359,6 +439,16 @@ mod tests {
                     .range::<[u8], _>((Bound::Excluded(key.as_slice()), Bound::Unbounded))
                     .map(|(k, _)| k.clone()).collect();
                 prop_assert_eq!(got, want);
+                for end in [7u32, 399, 500] {
+                    for (from, to) in [
+                        (Bound::Included(key.as_slice()), Bound::Included(&end.to_be_bytes()[..])),
+                        (Bound::Excluded(key.as_slice()), Bound::Excluded(&end.to_be_bytes()[..])),
+                        (Bound::Unbounded, Bound::Excluded(&end.to_be_bytes()[..])),
+                    ] {
+                        prop_assert!(map.span(from, to).eq(map.range(from, to)));
+                        prop_assert!(map.span(from, to).rev().eq(map.range(from, to).rev()));
+                    }
+                }
             }
         }
     }
@@ -375,6 +465,36 @@ mod tests {
         map.take_dirty(|_, _| dirty += 1);
         assert_eq!(dirty, 20_000);
         map.take_dirty(|_, _| panic!("nothing changed since"));
+    }
+
+    #[test]
+    fn ranks_are_right_in_large_maps() {
+        let (mut map, mut model, mut prng) = (Sorted::default(), Vec::<u32>::new(), Prng::new(9));
+        // Grows to many chunks and shrinks to few again.
+        for step in 0..40_000u32 {
+            let n = match step {
+                0..10_000 => step * 2,
+                _ => prng.below(20_000) as u32,
+            };
+            let found = model.binary_search(&n);
+            if step < 20_000 {
+                map.put(&n.to_be_bytes(), b"", false);
+                if let Err(at) = found {
+                    model.insert(at, n);
+                }
+            } else if let Some(&n) = model.get(found.unwrap_or_else(|at| at)) {
+                map.remove(&n.to_be_bytes());
+                model.retain(|&m| m != n);
+            }
+            if !step.is_multiple_of(7) {
+                continue;
+            }
+            let rank = prng.below(model.len() as u64 + 1) as usize;
+            let Some(n) = model.get(rank) else { continue };
+            assert_eq!(map.rank(&n.to_be_bytes()), rank, "step {step}");
+            assert_eq!(map.nth(rank).map(|(sub, _)| sub), Some(n.to_be_bytes().as_slice()));
+        }
+        assert!(map.len() == model.len() && model.len() < 1000, "{} are left", model.len());
     }
 
     #[test]

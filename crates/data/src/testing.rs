@@ -1,14 +1,16 @@
-//! For tests: a table in memory, and a harness that executes commands without a node.
+//! For tests: a table in memory, a harness that executes commands without a node, and a replica
+//! that replays what the harness logs and must hold the same.
 
 use crate::command::{Block, Ctx, Spec, families};
 use crate::db::Db;
+use crate::entry::{Entry, Kind};
 use crate::keyspace::Keyspace;
-use crate::place::{SpaceMap, SpaceShards};
+use crate::place::{SpaceMap, SpaceShards, place_hash};
 use crate::settings::Settings;
 use crate::table::{Flush, Mark, Table, TableError, TableOp, Visit};
-use quorate_base::{Millis, Prng};
+use quorate_base::{Millis, Prng, ShardId};
 use quorate_resp::{Proto, Reply};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A [`Table`] in memory. Clones share their content.
@@ -82,6 +84,87 @@ impl Table for MemoryTable {
     }
 }
 
+/// Keys the place hash of every harness.
+const SEED: u64 = 7;
+
+/// The database that `tables` hold, one for each shard of its only space.
+pub fn open(tables: &[MemoryTable]) -> Db {
+    let shards = tables.len() as u32;
+    let space = SpaceShards { id: 0, prefix: Vec::new(), first: 0, shards };
+    let mut db = Db::new(SpaceMap::new(vec![space], SEED));
+    for (shard, table) in tables.iter().enumerate() {
+        db.insert(Box::new(Keyspace::new(shard as u32, SEED, Box::new(table.clone()))));
+    }
+    db
+}
+
+/// All that a shard holds, expired keys included, wherever it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump {
+    /// The number of keys as the shard counts them.
+    pub keys: u64,
+    /// Each key in bytewise order.
+    pub entries: Vec<KeyDump>,
+}
+
+/// All that a shard holds of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyDump {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The type.
+    pub kind: Kind,
+    /// The version of the last change.
+    pub version: u64,
+    /// When it expires.
+    pub expiry: Option<Millis>,
+    /// A string with the flag that it was changed in place.
+    pub string: Option<(Vec<u8>, bool)>,
+    /// A collection's generation, encoding number, and what the family keeps beside the elements.
+    pub coll: Option<(u64, u8, Vec<u8>)>,
+    /// A collection's elements.
+    pub elements: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Dumps a shard and asserts that its books agree with its entries. Brings everything into memory.
+pub fn dump(keyspace: &mut Keyspace) -> Dump {
+    let stored = if keyspace.resident {
+        Vec::new()
+    } else {
+        keyspace.table_keys(0, usize::MAX).expect("the table can be read").0
+    };
+    for key in stored {
+        keyspace.load(key.place, &key.name).expect("the table can be read");
+    }
+    let mut entries: Vec<KeyDump> =
+        keyspace.index.iter().filter(|entry| !entry.is_tomb()).map(dump_key).collect();
+    entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(keyspace.keys(), entries.len() as u64, "the number of keys");
+    let place = |entry: &Entry| place_hash(keyspace.index.seed(), entry.key());
+    let bytes: usize = keyspace.index.iter().map(Entry::bytes).sum();
+    assert_eq!(keyspace.entry_bytes, bytes, "the bytes of all entries");
+    let expiries: BTreeSet<_> =
+        keyspace.index.iter().filter_map(|e| Some((e.expiry()?, place(e)))).collect();
+    assert_eq!(keyspace.expiries, expiries, "the expiries of all entries");
+    for entry in keyspace.index.iter().filter(|entry| entry.flags() & keyspace.cycle.dirty() != 0) {
+        assert!(keyspace.dirty.contains(&place(entry)), "no flush writes {:?}", entry.key());
+    }
+    Dump { keys: keyspace.keys(), entries }
+}
+
+fn dump_key(entry: &Entry) -> KeyDump {
+    let pair = |(sub, val): (&[u8], &[u8])| (sub.to_vec(), val.to_vec());
+    KeyDump {
+        key: entry.key().to_vec(),
+        kind: entry.kind(),
+        version: entry.version(),
+        expiry: entry.expiry(),
+        string: entry.value().map(|value| (value.to_vec(), entry.is_raw())),
+        coll: entry.coll().map(|c| (c.generation, c.encoding(), c.aux().to_vec())),
+        elements: entry.coll().map_or(Vec::new(), |c| c.elements().iter().map(pair).collect()),
+    }
+}
+
 /// A database without a node: one space, `shards` shards, tables in memory.
 pub struct Harness {
     /// The data.
@@ -98,6 +181,9 @@ pub struct Harness {
     pub settings: Settings,
     /// The next log index, the same for every shard.
     pub index: u64,
+    /// The batches of the last command, by shard; empty where it changed nothing.
+    pub batches: Vec<Vec<u8>>,
+    replica: Option<Db>,
     prng: Prng,
     specs: HashMap<&'static str, &'static Spec>,
 }
@@ -105,28 +191,50 @@ pub struct Harness {
 impl Harness {
     /// An empty database.
     pub fn new(shards: u32) -> Self {
-        let space = SpaceShards { id: 0, prefix: Vec::new(), first: 0, shards };
-        let mut db = Db::new(SpaceMap::new(vec![space], 7));
         let tables: Vec<MemoryTable> = (0..shards).map(|_| MemoryTable::default()).collect();
-        for (shard, table) in tables.iter().enumerate() {
-            db.insert(Box::new(Keyspace::new(shard as u32, 7, Box::new(table.clone()))));
-        }
         Self {
-            db,
+            db: open(&tables),
             tables,
             now: 1_700_000_000_000,
             proto: Proto::Resp2,
             blocked: None,
             settings: Settings::default(),
             index: 1,
-            prng: Prng::new(7),
+            batches: vec![Vec::new(); shards as usize],
+            replica: None,
+            prng: Prng::new(SEED),
             specs: families().map(|(_, spec)| (spec.name, spec)).collect(),
         }
+    }
+
+    /// The same, with a replica that replays every batch, see [`Harness::check_replica`].
+    pub fn with_replica(shards: u32) -> Self {
+        let tables: Vec<MemoryTable> = (0..shards).map(|_| MemoryTable::default()).collect();
+        Self { replica: Some(open(&tables)), ..Self::new(shards) }
+    }
+
+    /// Asserts that the replica holds the same as the database: keys, values, expiries, versions.
+    #[track_caller]
+    pub fn check_replica(&mut self) {
+        let replica = self.replica.as_mut().expect("made with_replica");
+        for keyspace in self.db.iter_mut() {
+            let shard = keyspace.shard();
+            assert_eq!(dump(replica.shard(shard)), dump(keyspace), "shard {shard}");
+        }
+    }
+
+    /// Removes up to `limit` expired keys of `shard`, as a node does from time to time.
+    pub fn expire_due(&mut self, shard: ShardId, limit: usize) {
+        let (now, index) = (self.now, self.index);
+        self.db.iter_mut().for_each(|keyspace| keyspace.begin_batch(index, now));
+        self.db.shard(shard).expire_due(limit);
+        self.finish_batches();
     }
 
     /// Executes one command and returns its reply in RESP; empty if it blocked.
     pub fn run_args(&mut self, args: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
+        self.batches.iter_mut().for_each(Vec::clear);
         let name = String::from_utf8_lossy(args[0]).to_lowercase();
         let Some(spec) = self.specs.get(name.as_str()) else {
             return format!("-ERR unknown command '{name}'\r\n").into_bytes();
@@ -155,11 +263,18 @@ impl Harness {
             ctx.reply.truncate(0);
             ctx.reply.error(error.to_string().as_bytes());
         }
-        for keyspace in self.db.iter_mut() {
-            keyspace.take_batch();
+        self.finish_batches();
+        out
+    }
+
+    fn finish_batches(&mut self) {
+        self.batches = self.db.iter_mut().map(Keyspace::take_batch).collect();
+        if let Some(replica) = &mut self.replica {
+            for (keyspace, batch) in replica.iter_mut().zip(&self.batches) {
+                keyspace.replay(self.index, batch).expect("a batch can be replayed");
+            }
         }
         self.index += 1;
-        out
     }
 
     /// The same for words separated by single spaces.
@@ -176,15 +291,4 @@ impl Harness {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_run_without_a_node() {
-        let mut harness = Harness::new(4);
-        harness.check("SET a 1", "+OK|");
-        harness.check("GET a", "$1|1|");
-        harness.check("DEL a b", ":1|");
-        harness.check("GET a", "$-1|");
-    }
-}
+mod tests;

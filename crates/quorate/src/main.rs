@@ -1,1 +1,25 @@
-fn main() {}
+//! The `quorate` binary.
+
+mod cli;
+mod config;
+mod logging;
+mod serve;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = <cli::Cli as clap::Parser>::parse();
+    let result = match cli.command {
+        cli::Command::Serve(args) => serve::serve(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quorate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

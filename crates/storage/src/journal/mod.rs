@@ -110,8 +110,9 @@ impl Default for Options {
 /// What is left for appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// In the current and the prepared segments; appends of together so many bytes (each
-    /// rounded up to whole blocks, header included) need no more disk.
+    /// In the current and the prepared segments. An append takes its frame, rounded up to
+    /// whole blocks; what is too short for it at the end of a segment stays unused, and a
+    /// new segment begins with every shard's state.
     pub prepared_bytes: u64,
     /// On the disk, beyond that.
     pub disk_free_bytes: u64,

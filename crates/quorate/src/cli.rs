@@ -1,0 +1,103 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A durable key-value database that speaks the Redis protocol.
+///
+/// `quorate serve` starts a node with nothing to configure: any Redis client can use it, and no
+/// write is acknowledged before it is on disk.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, arg_required_else_help = true)]
+#[command(after_help = "Try it:\n  quorate serve &\n  redis-cli set greeting hello\n  redis-cli get greeting")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a node and serve Redis clients
+    Serve(ServeArgs),
+}
+
+const SERVE_HELP: &str = "\
+Examples:
+  quorate serve                                  a durable node on 127.0.0.1:6379
+  quorate serve --durability relaxed             faster: acknowledged in memory, on disk within a second
+  quorate serve --listen 0.0.0.0:7000 --data /var/lib/quorate
+  quorate serve --config quorate.toml            spaces with promises of their own, see below
+
+Every setting can also come from the environment (QUORATE_LISTEN, QUORATE_DATA, ...) or from the
+file given by --config; a flag wins over the environment, and that over the file:
+
+  listen = \"127.0.0.1:6379\"
+  data = \"/var/lib/quorate\"
+  durability = \"sync\"          # of the default space
+  memory = \"4 GiB\"             # data beyond it is served from disk
+
+  [[space]]                    # keys that start with a prefix, the longest prefix wins
+  name = \"cache\"
+  prefix = \"cache:\"
+  durability = \"relaxed\"
+  shards = 4";
+
+/// What `quorate serve` takes. `None` leaves it to the environment, the file, or the default.
+#[derive(Debug, Default, Args)]
+#[command(after_help = SERVE_HELP)]
+pub(crate) struct ServeArgs {
+    /// Where clients connect [default: 127.0.0.1:6379]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// The data directory, created if missing [default: ./quorate-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// When a write is acknowledged: once it is on disk (sync), or at once and on disk within a
+    /// second (relaxed) [default: sync]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<Durability>,
+
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE", env = "QUORATE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Threads that serve clients [default: half of the cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<u16>,
+
+    /// Memory for data, such as "512 MiB"; beyond it cold data is served from disk
+    /// [default: half of the machine's]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+
+    /// How log lines look [default: human]
+    #[arg(long, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// What is logged: error, warn, info, debug, trace, or per module [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+/// See [`ServeArgs::durability`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    /// On disk before the acknowledgement
+    Sync,
+    /// In memory before the acknowledgement, on disk within a second
+    Relaxed,
+}
+
+/// See [`ServeArgs::log_format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people
+    Human,
+    /// One JSON object a line
+    Json,
+}

@@ -1,0 +1,206 @@
+//! The thread that writes the journal for all workers.
+//!
+//! Frames that wait together become one append and one sync. The first failed write or sync ends
+//! the process: what the disk holds is unknown then, and a restart recovers what is known.
+
+use crate::serve::inbox::{Input, Inboxes};
+use crate::serve::{Fatal, WorkerId};
+use quorate_base::{Index, ShardId};
+use quorate_log::Record;
+use quorate_node::{Frame, home};
+use quorate_storage::journal::{FileDisk, Journal, JournalError};
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+/// Unsynced frames are synced after this time; the promise of relaxed durability is a second.
+const RELAXED_SYNC: Duration = Duration::from_millis(300);
+
+/// Without anything to do for this time, the end of the journal is marked.
+const IDLE_MARK: Duration = Duration::from_millis(50);
+
+/// The most bytes that one append takes from waiting frames, so that none waits too long.
+const APPEND_BYTES_MAX: usize = 8 << 20;
+
+/// What must stay free of the disk for the store and for answering at all.
+const DISK_RESERVE_BYTES: u64 = 64 << 20;
+
+/// A journal longer than this has its oldest shards flushed, which bounds the time of a restart.
+const TAIL_BYTES_MAX: u64 = 256 << 20;
+
+/// What the thread is asked.
+pub(crate) enum Request {
+    /// Append a worker's frame.
+    Append { worker: WorkerId, frame: Frame },
+    /// The table of a shard contains these entries for good.
+    Durable { shard: ShardId, applied: Index },
+    /// Make everything durable, then answer.
+    Sync { done: Sender<()> },
+    /// Make everything durable and end.
+    Close,
+}
+
+pub(crate) struct JournalThread {
+    pub(crate) journal: Journal<FileDisk>,
+    pub(crate) requests: Receiver<Request>,
+    pub(crate) inboxes: Inboxes,
+    /// Told which shards must be flushed and persisted soon.
+    pub(crate) store: Sender<crate::serve::store::Request>,
+    pub(crate) fatal: Fatal,
+    pub(crate) durable: HashMap<ShardId, Index>,
+}
+
+/// What is gathered for one append.
+#[derive(Default)]
+struct Gathered {
+    records: Vec<Record>,
+    bytes: usize,
+    sync: bool,
+    tickets: Vec<(WorkerId, u64)>,
+    syncs: Vec<Sender<()>>,
+    trim: bool,
+    close: bool,
+}
+
+impl JournalThread {
+    /// Serves requests until asked to close.
+    pub(crate) fn run(mut self) {
+        if let Err(error) = self.serve() {
+            self.fatal.stop(format!("the journal failed: {error}"));
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), JournalError> {
+        let mut unsynced_since: Option<Instant> = None;
+        let mut idle = false;
+        let mut full = false;
+        loop {
+            let wait = match unsynced_since {
+                Some(since) => RELAXED_SYNC.saturating_sub(since.elapsed()),
+                None if !idle => IDLE_MARK,
+                None if full => Duration::from_secs(1),
+                None => Duration::from_secs(3600),
+            };
+            let first = match self.requests.recv_timeout(wait) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Request::Close),
+            };
+            let Some(first) = first else {
+                if unsynced_since.take().is_some() {
+                    self.journal.sync()?;
+                } else {
+                    self.journal.mark()?;
+                    idle = true;
+                }
+                full = self.look_after_room(full)?;
+                continue;
+            };
+            let gathered = self.gather(first);
+            let appended = !gathered.records.is_empty();
+            if appended {
+                idle = false;
+                self.journal.append(&gathered.records, gathered.sync)?;
+                if gathered.sync {
+                    unsynced_since = None;
+                } else {
+                    unsynced_since.get_or_insert_with(Instant::now);
+                }
+            }
+            for (worker, ticket) in gathered.tickets {
+                self.inboxes.send(worker, Input::Persisted(ticket));
+            }
+            if !gathered.syncs.is_empty() || gathered.close {
+                self.journal.sync()?;
+                unsynced_since = None;
+            }
+            for done in gathered.syncs {
+                // Whoever asked may have given up.
+                let _ = done.send(());
+            }
+            if gathered.close {
+                return self.journal.mark();
+            }
+            if unsynced_since.is_some_and(|since| since.elapsed() >= RELAXED_SYNC) {
+                self.journal.sync()?;
+                unsynced_since = None;
+            }
+            if gathered.trim {
+                self.trim()?;
+            }
+            if self.journal.wants_prepare() || gathered.trim {
+                full = self.look_after_room(full)?;
+            }
+        }
+    }
+
+    /// Takes what waits, up to a bound.
+    fn gather(&mut self, first: Request) -> Gathered {
+        let mut gathered = Gathered::default();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            match request {
+                Request::Append { worker, mut frame } => {
+                    gathered.bytes += frame.records.iter().map(bytes_of).sum::<usize>();
+                    gathered.sync |= frame.sync;
+                    gathered.records.append(&mut frame.records);
+                    gathered.tickets.push((worker, frame.ticket));
+                }
+                Request::Durable { shard, applied } => {
+                    self.durable.insert(shard, applied);
+                    gathered.trim = true;
+                }
+                Request::Sync { done } => gathered.syncs.push(done),
+                Request::Close => gathered.close = true,
+            }
+            if gathered.bytes >= APPEND_BYTES_MAX || gathered.close {
+                break;
+            }
+            next = self.requests.try_recv().ok();
+        }
+        gathered
+    }
+
+    /// Lets go of what the store has for good, and asks for what it should take next.
+    fn trim(&mut self) -> Result<(), JournalError> {
+        let durable = &self.durable;
+        self.journal.trim(&|shard| durable.get(&shard).copied().unwrap_or(0))?;
+        Ok(())
+    }
+
+    /// Prepares the next segment and tells the workers whether there is room for writes.
+    fn look_after_room(&mut self, was_full: bool) -> Result<bool, JournalError> {
+        let workers = self.inboxes.len();
+        if self.journal.bytes() > TAIL_BYTES_MAX {
+            for shard in self.journal.oldest() {
+                self.inboxes.send(home(shard, workers), Input::FlushWanted(shard));
+                let _ = self.store.send(crate::serve::store::Request::Hurry(shard));
+            }
+        }
+        let prepared = self.journal.prepare()?;
+        let room = self.journal.room()?;
+        let full = !prepared && room.prepared_bytes < DISK_RESERVE_BYTES / 2
+            || room.disk_free_bytes < DISK_RESERVE_BYTES;
+        if full != was_full {
+            if full {
+                tracing::error!(
+                    free_bytes = room.disk_free_bytes,
+                    "the disk is full: writes are refused until there is room, reads go on"
+                );
+            } else {
+                tracing::info!("the disk has room again: writes are accepted");
+            }
+            for worker in 0..workers {
+                self.inboxes.send(worker, Input::DiskFull(full));
+            }
+        }
+        Ok(full)
+    }
+}
+
+fn bytes_of(record: &Record) -> usize {
+    match &record.body {
+        quorate_log::Body::Entry(entry) => entry.payload.len(),
+        quorate_log::Body::State(state) => state.len(),
+    }
+}

@@ -1,0 +1,312 @@
+//! One worker's thread: sockets in, sockets out, turns in between.
+//!
+//! A task a client reads what its socket has and steps the worker; the *tail* task, which runs
+//! once every task that was ready has had its turn, ends the turn and carries out the effects.
+//! All of it shares one thread, so a `RefCell` is all the protection there is; it is never held
+//! across an await.
+
+use crate::serve::inbox::{Input, Inboxes};
+use crate::serve::{Clock, Fatal, WorkerId, journal, store};
+use quorate_node::{ConnId, Effect, Event, Worker};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// What one read takes from a socket at most.
+const READ_BYTES: usize = 64 << 10;
+
+/// Inputs taken from the inbox before the turn ends.
+const INPUTS_MAX: usize = 1024;
+
+/// Where effects go that other threads carry out.
+#[derive(Clone)]
+pub(crate) struct Outlets {
+    pub(crate) inboxes: Inboxes,
+    pub(crate) journal: Sender<journal::Request>,
+    pub(crate) store: Sender<store::Request>,
+    pub(crate) fatal: Fatal,
+    /// The last client id given out, over all workers.
+    pub(crate) last_conn: Arc<AtomicU64>,
+}
+
+/// What the tasks of this thread share.
+struct Shared {
+    id: WorkerId,
+    worker: RefCell<Worker>,
+    clock: Clock,
+    outlets: Outlets,
+    clients: RefCell<HashMap<ConnId, Rc<Client>>>,
+    effects: RefCell<Vec<Effect>>,
+    buffer: RefCell<Box<[u8]>>,
+    /// Wakes the tail.
+    turn: Notify,
+    /// Wakes clients that were told not to read.
+    unsaturated: Notify,
+    /// Wakes the timer when the deadline moved.
+    deadline: Notify,
+    wanted: Cell<Option<u64>>,
+}
+
+/// A client's socket and what it has not taken yet.
+struct Client {
+    stream: TcpStream,
+    unsent: RefCell<Vec<u8>>,
+    closing: Cell<bool>,
+    /// Wakes its task: to write, to read again, or to end.
+    wake: Notify,
+}
+
+/// Runs a worker until it has shut down.
+pub(crate) async fn run(
+    id: WorkerId,
+    worker: Worker,
+    clock: Clock,
+    outlets: Outlets,
+    inbox: UnboundedReceiver<Input>,
+) {
+    let shared = Rc::new(Shared {
+        id,
+        worker: RefCell::new(worker),
+        clock,
+        outlets,
+        clients: RefCell::default(),
+        effects: RefCell::default(),
+        buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+        turn: Notify::new(),
+        unsaturated: Notify::new(),
+        deadline: Notify::new(),
+        wanted: Cell::new(None),
+    });
+    shared.turn.notify_one();
+    tokio::task::spawn_local(Rc::clone(&shared).keep_time());
+    tokio::task::spawn_local(Rc::clone(&shared).read_inbox(inbox));
+    shared.end_turns().await;
+}
+
+impl Shared {
+    /// Steps the worker; the turn ends later, in the tail.
+    fn step(&self, event: Event<'_>) {
+        let now = self.clock.now();
+        self.worker.borrow_mut().step(now, event, &mut self.effects.borrow_mut());
+        self.turn.notify_one();
+    }
+
+    /// The tail: ends turns until the worker has shut down.
+    async fn end_turns(&self) {
+        loop {
+            self.turn.notified().await;
+            let mut effects = self.effects.take();
+            let (saturated, deadline, stopped) = {
+                let mut worker = self.worker.borrow_mut();
+                worker.end_turn(&mut effects);
+                (worker.is_saturated(), worker.next_deadline(), worker.is_stopped())
+            };
+            for effect in effects.drain(..) {
+                self.carry_out(effect);
+            }
+            *self.effects.borrow_mut() = effects;
+            if !saturated {
+                self.unsaturated.notify_waiters();
+            }
+            if deadline != self.wanted.replace(deadline) {
+                self.deadline.notify_one();
+            }
+            if stopped {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Send { conn, bytes } => self.send(conn, bytes),
+            Effect::Close { conn } => {
+                if let Some(client) = self.clients.borrow().get(&conn) {
+                    client.closing.set(true);
+                    client.wake.notify_one();
+                }
+            }
+            Effect::Persist(frame) => {
+                let request = journal::Request::Append { worker: self.id, frame };
+                if self.outlets.journal.send(request).is_err() {
+                    self.outlets.fatal.stop("the journal's thread has ended".into());
+                }
+            }
+            Effect::Flush(flush) => {
+                if self.outlets.store.send(store::Request::Write(flush)).is_err() {
+                    self.outlets.fatal.stop("the store's thread has ended".into());
+                }
+            }
+            Effect::Message { to, message } => {
+                self.outlets.inboxes.send(to, Input::Message { from: self.id, message });
+            }
+        }
+    }
+
+    /// Writes to a client's socket at once; what it does not take, its task writes.
+    fn send(&self, conn: ConnId, bytes: Vec<u8>) {
+        let Some(client) = self.clients.borrow().get(&conn).map(Rc::clone) else { return };
+        let mut unsent = client.unsent.borrow_mut();
+        if !unsent.is_empty() {
+            unsent.extend_from_slice(&bytes);
+            let bytes = unsent.len();
+            drop(unsent);
+            return self.step(Event::Backlog { conn, bytes });
+        }
+        let sent = match client.stream.try_write(&bytes) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            // Reading will fail as well, and ends the client.
+            Err(_) => return,
+        };
+        if sent < bytes.len() {
+            unsent.extend_from_slice(&bytes[sent..]);
+            client.wake.notify_one();
+        }
+    }
+
+    // --- tasks -------------------------------------------------------------------------------
+
+    async fn read_inbox(self: Rc<Self>, mut inbox: UnboundedReceiver<Input>) {
+        let mut inputs = Vec::new();
+        loop {
+            if inbox.recv_many(&mut inputs, INPUTS_MAX).await == 0 {
+                return;
+            }
+            for input in inputs.drain(..) {
+                self.take(input);
+            }
+        }
+    }
+
+    fn take(self: &Rc<Self>, input: Input) {
+        match input {
+            Input::Connection(stream) => self.accept(stream),
+            Input::Message { from, message } => self.step(Event::Message { from, message }),
+            Input::Persisted(ticket) => self.step(Event::Persisted { ticket }),
+            Input::Flushed(shard, mark) => self.step(Event::Flushed { shard, mark }),
+            Input::FlushWanted(shard) => self.step(Event::FlushWanted { shard }),
+            Input::DiskFull(full) => self.step(Event::DiskFull { full }),
+            Input::Shutdown => self.step(Event::Shutdown),
+        }
+    }
+
+    /// Ticks the worker when it wants to be.
+    async fn keep_time(self: Rc<Self>) {
+        loop {
+            let Some(at) = self.wanted.get() else {
+                self.deadline.notified().await;
+                continue;
+            };
+            let wait = Duration::from_millis(at.saturating_sub(self.clock.now().mono));
+            if !wait.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = self.deadline.notified() => continue,
+                }
+            }
+            self.step(Event::Tick);
+            // The tail sets the next deadline.
+            self.deadline.notified().await;
+        }
+    }
+
+    fn accept(self: &Rc<Self>, stream: std::net::TcpStream) {
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%error, "a connection could not be served"),
+        };
+        let address = |a: std::io::Result<std::net::SocketAddr>| {
+            a.map_or_else(|_| "?:0".to_owned(), |a| a.to_string())
+        };
+        let conn = self.outlets.last_conn.fetch_add(1, Ordering::Relaxed) + 1;
+        let (peer, local) = (address(stream.peer_addr()), address(stream.local_addr()));
+        let client = Rc::new(Client {
+            stream,
+            unsent: RefCell::default(),
+            closing: Cell::new(false),
+            wake: Notify::new(),
+        });
+        self.clients.borrow_mut().insert(conn, Rc::clone(&client));
+        self.step(Event::Connected { conn, peer, local });
+        tokio::task::spawn_local(Rc::clone(self).serve_client(conn, client));
+    }
+
+    /// A client's task: reads while the worker wants input, writes what the socket did not take
+    /// at once.
+    async fn serve_client(self: Rc<Self>, conn: ConnId, client: Rc<Client>) {
+        loop {
+            let unsent = !client.unsent.borrow().is_empty();
+            if client.closing.get() && !unsent {
+                break;
+            }
+            let wants_input = !client.closing.get() && self.worker.borrow().wants_input(conn);
+            let interest = match (wants_input, unsent) {
+                (true, true) => Interest::READABLE | Interest::WRITABLE,
+                (true, false) => Interest::READABLE,
+                (false, true) => Interest::WRITABLE,
+                (false, false) => {
+                    tokio::select! {
+                        () = client.wake.notified() => {}
+                        () = self.unsaturated.notified() => {}
+                    }
+                    continue;
+                }
+            };
+            let ready = tokio::select! {
+                biased;
+                ready = client.stream.ready(interest) => ready,
+                () = client.wake.notified() => continue,
+            };
+            let Ok(ready) = ready else { break };
+            if ready.is_writable() && unsent && !self.write(conn, &client) {
+                break;
+            }
+            if ready.is_readable() && wants_input && !self.read(conn, &client) {
+                break;
+            }
+        }
+        self.clients.borrow_mut().remove(&conn);
+        self.step(Event::Disconnected { conn });
+    }
+
+    /// Reads once; false when the client is gone.
+    fn read(&self, conn: ConnId, client: &Client) -> bool {
+        let mut buffer = self.buffer.borrow_mut();
+        match client.stream.try_read(&mut buffer) {
+            Ok(0) => false,
+            Ok(len) => {
+                self.step(Event::Received { conn, bytes: &buffer[..len] });
+                true
+            }
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Writes once; false when the client is gone.
+    fn write(&self, conn: ConnId, client: &Client) -> bool {
+        let mut unsent = client.unsent.borrow_mut();
+        match client.stream.try_write(&unsent) {
+            Ok(len) => {
+                unsent.drain(..len);
+                if unsent.is_empty() {
+                    *unsent = Vec::new();
+                }
+                let bytes = unsent.len();
+                drop(unsent);
+                self.step(Event::Backlog { conn, bytes });
+                true
+            }
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        }
+    }
+}
