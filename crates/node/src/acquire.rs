@@ -101,6 +101,7 @@ impl Worker {
                 }
                 let job = self.jobs.get_mut(&id).expect("it was just here");
                 job.need.pop_front();
+                job.claimed = false;
                 return self.advance(id);
             }
             Some((worker, shards)) => {

@@ -1,6 +1,6 @@
 //! From the words of a request to the command it names, and where that executes.
 
-use crate::conn::{Conn, Multi};
+use crate::conn::{Conn, Multi, Parked, ReplyMode};
 use crate::event::WorkerId;
 use crate::job::{Args, Work};
 use crate::message::{Forwarded, Message};
@@ -57,10 +57,16 @@ impl Command {
 
     #[inline]
     fn accepts(self, count: usize) -> bool {
-        match usize::try_from(self.arity()) {
-            Ok(exact) => count == exact,
-            Err(_) => count >= self.arity().unsigned_abs() as usize,
-        }
+        accepts(self.arity(), count)
+    }
+}
+
+/// True if `count` arguments are as many as `arity` asks for.
+#[inline]
+pub(crate) fn accepts(arity: i32, count: usize) -> bool {
+    match usize::try_from(arity) {
+        Ok(exact) => count == exact,
+        Err(_) => count >= arity.unsigned_abs() as usize,
     }
 }
 
@@ -132,6 +138,20 @@ impl Worker {
     /// One request of a client. Breaks when the next one must wait.
     #[inline]
     pub(crate) fn on_request(&mut self, conn: &mut Conn, args: &[&[u8]]) -> ControlFlow<()> {
+        if conn.reply_mode == ReplyMode::On {
+            return self.handle(conn, args);
+        }
+        conn.output.mute();
+        let flow = self.handle(conn, args);
+        // The reply of a command that waits is dropped when it goes on.
+        if matches!(conn.parked, None | Some(Parked::Closing)) {
+            self.silence(conn);
+        }
+        flow
+    }
+
+    #[inline]
+    fn handle(&mut self, conn: &mut Conn, args: &[&[u8]]) -> ControlFlow<()> {
         conn.commands += 1;
         self.stats.commands += 1;
         let command = match conn.last {
@@ -149,11 +169,22 @@ impl Worker {
             self.refuse(conn, Error::WrongArity(command.name().into()).to_string().as_bytes());
             return ControlFlow::Continue(());
         }
-        if !self.skips_checks(conn)
-            && let Err(error) = self.check(conn, command, args)
+        if command.is(crate::session::CONTAINER)
+            && args.len() > 1
+            && let Err(error) = crate::session::find_sub(command.name(), args)
         {
             self.refuse(conn, error.as_bytes());
             return ControlFlow::Continue(());
+        }
+        if !self.skips_checks(conn) {
+            if let Err(error) = self.check(conn, command, args) {
+                self.refuse(conn, error.as_bytes());
+                return ControlFlow::Continue(());
+            }
+            if self.is_paused_for(conn, command) {
+                self.hold(conn, args);
+                return ControlFlow::Break(());
+            }
         }
         if let Some(multi) = &mut conn.multi
             && !command.is(crate::session::UNQUEUED)
@@ -162,13 +193,9 @@ impl Worker {
             conn.reply().simple("QUEUED");
             return ControlFlow::Continue(());
         }
-        let start = conn.output.mark();
         match command {
             Command::Data(spec) => self.route(conn, spec, args),
             Command::Session(spec) => (spec.run)(self, conn, args),
-        }
-        if conn.reply_mode != crate::conn::ReplyMode::On {
-            self.silence(conn, start);
         }
         if !self.runnable.is_empty() {
             self.run_jobs();
@@ -188,7 +215,11 @@ impl Worker {
     /// True in the usual case that nothing about the connection or the node forbids commands.
     #[inline]
     fn skips_checks(&self, conn: &Conn) -> bool {
-        !self.disk_full && !self.stopping && conn.multi.is_none() && conn.subscription_count() == 0
+        !self.disk_full
+            && !self.stopping
+            && self.pause.is_none()
+            && conn.multi.is_none()
+            && conn.subscription_count() == 0
     }
 
     fn check(&self, conn: &Conn, command: Command, args: &[&[u8]]) -> Result<(), String> {
@@ -269,7 +300,7 @@ impl Worker {
             conn.forwarded.push(worker);
         }
         if command.is(flag::BLOCKING) {
-            conn.parked = Some(crate::conn::Parked::Slot(slot));
+            conn.parked = Some(Parked::Slot(slot));
         }
         let args = Args::new(args);
         let forwarded = Forwarded { conn: conn.id, slot, args, proto: conn.proto };

@@ -56,6 +56,12 @@ pub struct Worker {
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
     pub(crate) stopping: bool,
+    /// `CLIENT PAUSE`.
+    pub(crate) pause: Option<Pause>,
+    /// Clients that wait for its end, in the order in which they came.
+    pub(crate) held: Vec<ConnId>,
+    /// When the first event came.
+    pub(crate) started: Time,
 
     // The current turn.
     turn: u64,
@@ -139,6 +145,9 @@ impl Worker {
             prng: Prng::new(seed),
             disk_full: false,
             stopping: false,
+            pause: None,
+            held: Vec::new(),
+            started: Time::default(),
             turn: 0,
             turn_begun: false,
             now: Time::default(),
@@ -198,10 +207,13 @@ impl Worker {
     pub fn next_deadline(&self) -> Option<Millis> {
         let blocked = self.deadlines.first().map(|&(at, _)| at);
         let upkeep = self.upkeep_deadline();
-        match (blocked, upkeep) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let pause = self.pause.map(|pause| pause.until);
+        [blocked, upkeep, pause].into_iter().flatten().min()
+    }
+
+    /// How many frames, with how many bytes, are on their way to the journal.
+    pub(crate) fn journal_backlog(&self) -> (u64, u64) {
+        (self.in_flight.len() as u64, self.in_flight_bytes as u64)
     }
 
     /// True while so much waits for the journal that nothing more should be read from clients.
@@ -227,6 +239,12 @@ impl Worker {
         self.turn += 1;
         // Time as commands see it never goes back.
         self.now = Time { wall: now.wall.max(self.now.wall), mono: now.mono.max(self.now.mono) };
+        if self.turn == 1 {
+            self.started = self.now;
+        }
+        if self.pause.is_some_and(|pause| pause.until <= self.now.mono) {
+            self.end_pause();
+        }
     }
 
     // --- clients -----------------------------------------------------------------------------
@@ -253,6 +271,11 @@ impl Worker {
     /// Decodes and executes until the input is used up or the client is parked.
     fn feed(&mut self, client: &mut Client, bytes: &[u8]) {
         let Client { decoder, conn } = client;
+        let mut limits = decoder.limits();
+        if limits.bulk_bytes_max != self.settings.proto_max_bulk_len {
+            limits.bulk_bytes_max = self.settings.proto_max_bulk_len;
+            decoder.set_limits(limits);
+        }
         if let Err(error) = decoder.feed(bytes, |args| self.on_request(conn, args)) {
             conn.reply().error(&error.reply_text());
             conn.parked = Some(Parked::Closing);
@@ -266,7 +289,16 @@ impl Worker {
     /// Goes on with what a client sent while it was parked.
     fn resume(&mut self, id: ConnId) {
         let Some(mut client) = self.clients.remove(&id) else { return };
+        if client.conn.output.is_muted() && client.conn.parked.is_none() {
+            self.silence(&mut client.conn);
+        }
         while client.conn.parked.is_none() {
+            if let Some(held) = client.conn.held.take() {
+                client.conn.commands -= 1;
+                self.stats.commands -= 1;
+                let _ = self.on_request(&mut client.conn, &held.slices());
+                continue;
+            }
             let backlog = std::mem::take(&mut client.conn.backlog);
             let before = client.decoder.pending_bytes();
             if backlog.is_empty() && before == 0 {
@@ -651,6 +683,14 @@ impl Worker {
         self.db.insert(keyspace);
         self.shards[id as usize] = Some(shard);
     }
+}
+
+/// Commands of clients wait until a time comes (`CLIENT PAUSE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) until: Millis,
+    /// All commands wait, not only those that may write.
+    pub(crate) all: bool,
 }
 
 /// How a command executes.
