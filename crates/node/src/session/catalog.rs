@@ -249,12 +249,12 @@ fn range(name: &str, keys: Keys) -> (i64, i64, i64) {
     match keys {
         Keys::Range { first, last, step } => (first as i64, last as i64, step as i64),
         Keys::Counted { fixed, .. } if fixed > 0 => (fixed as i64, fixed as i64, 1),
-        Keys::Custom(_)
+        Keys::Custom(_) | Keys::CustomOrAll(_)
             if matches!(name, "sort" | "sort_ro" | "georadius" | "georadiusbymember") =>
         {
             (1, 1, 1)
         }
-        Keys::None | Keys::All | Keys::Counted { .. } | Keys::Custom(_) => (0, 0, 0),
+        Keys::None | Keys::All | Keys::Counted { .. } | Keys::Custom(_) | Keys::CustomOrAll(_) => (0, 0, 0),
     }
 }
 
@@ -289,7 +289,7 @@ fn key_specs(reply: &mut Reply<'_>, command: Command, keys: Keys) {
             reply.bulk(b"spec");
             numbers(reply, &[("keynumidx", 0), ("firstkey", 1), ("keystep", 1)]);
         }
-        Keys::Custom(_) => {
+        Keys::Custom(_) | Keys::CustomOrAll(_) => {
             reply.set(1);
             reply.map(3);
             access_flags(reply, access(command));

@@ -146,6 +146,7 @@ impl Shared {
                     self.outlets.fatal.stop("the store's thread has ended".into());
                 }
             }
+            Effect::Shutdown => self.outlets.inboxes.send(self.id, Input::Shutdown),
             Effect::Message { to, message } => {
                 self.outlets.inboxes.send(to, Input::Message { from: self.id, message });
             }

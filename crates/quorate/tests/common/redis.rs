@@ -17,11 +17,14 @@ pub(crate) struct Redis {
 
 impl Redis {
     /// Starts Redis and waits until it answers; `None` if it is not installed.
+    /// `QUORATE_REDIS_SERVER` names another binary than `redis-server`, such as a newer release.
     pub(crate) fn start() -> Option<Self> {
+        let binary = std::env::var_os("QUORATE_REDIS_SERVER");
+        let binary = binary.unwrap_or_else(|| "redis-server".into());
         for _ in 0..START_ATTEMPTS_MAX {
             let address = free_address();
             let dir = TempDir::new().expect("a temporary directory");
-            let child = Command::new("redis-server")
+            let child = Command::new(&binary)
                 .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
                 .args(["--save", "", "--appendonly", "no", "--dir"])
                 .arg(dir.path())

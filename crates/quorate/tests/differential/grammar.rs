@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A line that starts with `!` is never distorted into bad arguments, because some of them would
-//! block for ever, draw at random or take very long.
+//! block for ever, draw at random, or be taken differently by newer releases.
 //!
 //! Not here, because two servers cannot agree on them: RANDOMKEY's and SPOP's choice, OBJECT FREQ
 //! and IDLETIME, ids of XADD from the clock.
@@ -62,10 +62,9 @@ const GENERIC: &[&str] = &[
     "DBSIZE",
     "!SCAN 0 COUNT 1000 [MATCH {glob}|TYPE (string|list|set|zset|hash|stream|nosuch)]*",
     "OBJECT (ENCODING|REFCOUNT|NOSUCH) {k}",
-    "OBJECT HELP",
     "MOVE {k} 0",
     "!RANDOMKEY",
-    "NOSUCHCOMMAND {v} {k}",
+    "NOSUCHCOMMAND {m} {k}",
     "FLUSHALL [SYNC|ASYNC]",
     "FLUSHDB",
 ];
@@ -187,7 +186,7 @@ const BLOCKING: &[&str] = &[
     "ZADD {k} ({score} {m})+",
     "!BLPOP ({k})+ 0.01",
     "!BRPOP ({k})+ 0.01",
-    "!BLPOP {k} (-1|abc|1e400)",
+    "!BLPOP {k} (-1|abc|nan)",
     "!BLMOVE {k} {k} (LEFT|RIGHT) (LEFT|RIGHT) 0.01",
     "!BRPOPLPUSH {k} {k} 0.01",
     "!BLMPOP 0.01 {numkeys} ({k})+ (LEFT|RIGHT) [COUNT {i}]",
@@ -226,8 +225,8 @@ const ZSET: &[&str] = &[
     "ZSCORE {k} {m}",
     "ZMSCORE {k} ({m})+",
     "ZCARD {k}",
-    "ZRANK {k} {m}",
-    "ZREVRANK {k} {m}",
+    "!ZRANK {k} {m}",
+    "!ZREVRANK {k} {m}",
     "ZPOPMIN {k} [{i}]",
     "ZPOPMAX {k} [{i}]",
     "!ZMPOP {numkeys} ({k})+ (MIN|MAX|x) [COUNT {i}]",
@@ -289,10 +288,10 @@ const STREAM: &[&str] = &[
     "!XREAD [COUNT {i}] STREAMS {k} {id}",
     "!XREAD [COUNT {i}] STREAMS {k} {k} {id} {id}",
     "!XREAD [COUNT {i}] STREAMS {k} {k} {id}",
-    "XSETID {k} {id} [ENTRIESADDED {n}|MAXDELETEDID {id}]*",
+    "XADD {k} 18446744073709551615-18446744073709551615 {m} {v}",
+    "XSETID {k} {idabove} [ENTRIESADDED {n}|MAXDELETEDID {id}]*",
     "XINFO STREAM {k}",
     "XINFO STREAM {k} FULL [COUNT {i}]",
-    "XINFO HELP",
 ];
 
 const STREAM_GROUPS: &[&str] = &[
@@ -380,8 +379,10 @@ pub(crate) fn alphabet(name: &str) -> &'static [&'static str] {
         "foff" => &["0", "1", "7", "8", "#0", "#1", "#2", "100", "-1", "#-1", "abc"],
         "id" => &[
             "0-1", "0-2", "1-1", "1-2", "1-3", "2-0", "2-1", "3-1", "5", "7-1", "9-9", "1-*", "3-*", "0", "0-0",
-            "abc", "18446744073709551615-18446744073709551615",
+            "abc",
         ],
+        // Not below any id that was deleted: 7.0 lets XSETID go back, which makes two streams.
+        "idabove" => &["9-9", "20-1", "20-0"],
         "idfrom" => &["-", "-", "0", "1", "1-2", "(1-1", "(2", "2-1", "+", "x"],
         "idto" => &["+", "+", "5", "2", "1-2", "(2-1", "9", "-", "x"],
         "g" => &["g1", "g1", "g2"],
