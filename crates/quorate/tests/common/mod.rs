@@ -2,7 +2,7 @@
 //! end the processes they started, also when a test panics.
 
 // Each test binary uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub(crate) mod client;
 pub(crate) mod node;
