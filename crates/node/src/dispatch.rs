@@ -159,6 +159,7 @@ impl Worker {
             _ => match self.commands.get(args[0]) {
                 Some(command) => command,
                 None => {
+                    conn.last = None;
                     self.refuse(conn, &unknown_command(args));
                     return ControlFlow::Continue(());
                 }

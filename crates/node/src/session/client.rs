@@ -1,7 +1,7 @@
 //! CLIENT.
 
 use super::connection::{BAD_NAME, is_printable};
-use super::{CONTAINER, SessionSpec, Sub, run_sub};
+use super::{CONTAINER, SessionSpec, Sub, run_sub, wrong_subcommand};
 use crate::conn::{Conn, Parked, ReplyMode};
 use crate::dispatch::Command;
 use crate::event::Effect;
@@ -185,7 +185,7 @@ fn list(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         },
         [option, first, rest @ ..] if is_word(option, "id") => {
             let ids = std::iter::once(first).chain(rest);
-            let ids: Option<Vec<_>> = ids.map(|id| client_id(id)).collect();
+            let ids: Option<Vec<_>> = ids.map(|id| integer(id).map(|id| id as u64)).collect();
             if ids.is_none() {
                 return conn.error("ERR Invalid client ID");
             }
@@ -364,7 +364,8 @@ fn unblock(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         [] => false,
         [word] if is_word(word, "timeout") => false,
         [word] if is_word(word, "error") => true,
-        _ => return conn.error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"),
+        [_] => return conn.error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"),
+        _ => return conn.error(&wrong_subcommand("CLIENT", args[1])),
     };
     match integer(args[2]) {
         Some(id) => worker.ask(conn, Question::Unblock(id.max(0) as u64, with_error)),
@@ -396,7 +397,7 @@ fn pause(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         [word] if is_word(word, "all") => true,
         [word] if is_word(word, "write") => false,
         [_] => return conn.error("ERR CLIENT PAUSE mode must be WRITE or ALL"),
-        _ => return conn.error(SYNTAX),
+        _ => return conn.error(&wrong_subcommand("CLIENT", args[1])),
     };
     match integer(args[2]) {
         None => conn.error("ERR timeout is not an integer or out of range"),
