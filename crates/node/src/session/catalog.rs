@@ -88,6 +88,7 @@ const FLAGS: &[(u32, &str)] = &[
 
 /// Categories of commands that their group and flags do not tell.
 const MORE_CATEGORIES: &[(&str, &[&str])] = &[
+    ("asking", &["connection"]),
     ("command", &["connection"]),
     ("dbsize", &["keyspace"]),
     ("flushall", &["keyspace", "dangerous"]),
@@ -96,6 +97,8 @@ const MORE_CATEGORIES: &[(&str, &[&str])] = &[
     ("keys", &["dangerous"]),
     ("lastsave", &["admin", "dangerous"]),
     ("migrate", &["dangerous"]),
+    ("readonly", &["connection"]),
+    ("readwrite", &["connection"]),
     ("restore", &["dangerous"]),
     ("role", &["admin", "dangerous"]),
     ("sort", &["set", "sortedset", "list", "dangerous"]),
@@ -283,7 +286,7 @@ fn range(name: &str, keys: Keys) -> (i64, i64, i64) {
     match keys {
         Keys::Range { first, last, step } => (first as i64, last as i64, step as i64),
         Keys::Counted { fixed, .. } if fixed > 0 => (fixed as i64, fixed as i64, 1),
-        Keys::Custom(_)
+        Keys::Custom(_) | Keys::CustomOrAll(_)
             if matches!(name, "sort" | "sort_ro" | "georadius" | "georadiusbymember") =>
         {
             (1, 1, 1)

@@ -640,4 +640,77 @@ mod tests {
         node.check(client, "CLIENT UNBLOCK 1", ":0|");
         node.check(client, "CLIENT GETREDIR", ":-1|");
     }
+
+    #[test]
+    fn a_blocked_client_is_unblocked_wherever_it_waits() {
+        for workers in [1, 2, 4] {
+            let mut node = Node::new(workers);
+            let clients: Vec<u64> = (0..2 * workers).map(|_| node.client()).collect();
+            let asker = clients[0];
+            let (here, there) = (node.key_at(0, "k"), node.key_at(workers - 1, "k"));
+            for &client in &clients[1..] {
+                for keys in [here.clone(), there.clone(), format!("{here} {there}")] {
+                    node.check(client, &format!("BLPOP {keys} 0"), "");
+                    let list = node.run(asker, &format!("CLIENT LIST ID {client}"));
+                    assert!(list.contains(" flags=b "), "{list}");
+                    node.check(asker, &format!("CLIENT UNBLOCK {client}"), ":1|");
+                    assert_eq!(node.text(client), "*-1|");
+                    node.check(client, &format!("BLPOP {keys} 0"), "");
+                    node.check(asker, &format!("CLIENT UNBLOCK {client} ERROR"), ":1|");
+                    let error = "-UNBLOCKED client unblocked via CLIENT UNBLOCK|";
+                    assert_eq!(node.text(client), error);
+                    node.check(asker, &format!("CLIENT UNBLOCK {client}"), ":0|");
+                }
+            }
+            assert!(node.run(asker, "INFO clients").contains("|blocked_clients:0|"));
+        }
+    }
+
+    #[test]
+    fn a_command_that_waited_is_silent_too() {
+        for workers in [1, 2, 4] {
+            let mut node = Node::new(workers);
+            let clients: Vec<u64> = (0..workers).map(|_| node.client()).collect();
+            let key = node.key_at(0, "k");
+            for &client in &clients {
+                let other = node.client();
+                node.feed(client, b"CLIENT REPLY SKIP\r\n");
+                node.check(client, &format!("BLPOP {key} 0"), "");
+                node.check(other, &format!("RPUSH {key} a b"), ":2|");
+                node.check(client, "PING", "+PONG|");
+                node.check(client, &format!("LPOP {key}"), "$1|b|");
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_killed_while_it_waits_takes_nothing() {
+        for workers in [1, 2] {
+            let mut node = Node::new(workers);
+            let (a, b) = (node.client(), node.client());
+            let (here, there) = (node.key_at(0, "k"), node.key_at(workers - 1, "k"));
+            node.check(b, &format!("BLPOP {here} {there} 0"), "");
+            node.check(a, &format!("CLIENT KILL ID {b}"), ":1|");
+            node.check(a, &format!("RPUSH {here} x"), ":1|");
+            node.check(a, &format!("LLEN {here}"), ":1|");
+        }
+    }
+
+    #[test]
+    fn questions_inside_a_transaction_do_not_wait_for_others() {
+        let mut node = Node::new(2);
+        let (a, b) = (node.client(), node.client());
+        for line in ["CONFIG SET hll-sparse-max-bytes 9", "CLIENT LIST", "CLIENT KILL ID 2"] {
+            node.run(a, "MULTI");
+            node.check(a, line, "+QUEUED|");
+            node.check(a, "PING", "+QUEUED|");
+            assert!(node.run(a, "EXEC").ends_with("|+PONG|"));
+            if !node.is_closed(b) {
+                node.run(b, "CONFIG GET hll-sparse-max-bytes");
+            }
+        }
+        assert!(node.is_closed(b));
+        let c = node.client_at(1);
+        node.check(c, "CONFIG GET hll-sparse-max-bytes", "*2|$20|hll-sparse-max-bytes|$1|9|");
+    }
 }
