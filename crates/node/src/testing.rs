@@ -387,6 +387,9 @@ impl Node {
 }
 
 #[cfg(test)]
+mod swarm;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -631,7 +631,7 @@ impl Worker {
             Message::Publish { sharded, channel, payload } => {
                 self.deliver(sharded, &channel, &payload);
             }
-            Message::Ask { job, question } => self.on_ask(from, job, question),
+            Message::Ask { job, question } => self.on_ask(from, job, &question),
             Message::Answer { job, answer } => self.on_answer(job, answer),
         }
     }

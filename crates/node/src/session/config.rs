@@ -28,7 +28,7 @@ pub(super) const SUBS: &[Sub] = &[
         name: "resetstat",
         arity: 2,
         flags: ADMIN,
-        run: |worker, conn, _| worker.ask(conn, Question::ResetStats),
+        run: |worker, conn, _| worker.ask(conn, &Question::ResetStats),
     },
     Sub { name: "rewrite", arity: 2, flags: ADMIN, run: rewrite },
     Sub { name: "set", arity: -4, flags: ADMIN, run: set },
@@ -222,7 +222,7 @@ fn get(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
 
 /// Nothing changes unless every name and value is valid.
 fn set(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
-    if args.len() % 2 != 0 {
+    if !args.len().is_multiple_of(2) {
         return conn.error("ERR syntax error");
     }
     let pairs: Vec<(String, &[u8])> = args[2..]
@@ -231,7 +231,7 @@ fn set(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         .collect();
     match valid(worker, &pairs) {
         Ok(values) if values.is_empty() => conn.reply().ok(),
-        Ok(values) => worker.ask(conn, Question::ConfigSet(values)),
+        Ok(values) => worker.ask(conn, &Question::ConfigSet(values)),
         Err(text) => conn.error(&text),
     }
 }
