@@ -119,7 +119,7 @@ impl Worker {
     /// Executes a job that holds all its shards.
     fn run(&mut self, mut job: Job) {
         if job.cancelled {
-            self.unregister(&job);
+            self.unregister(&mut job);
             self.release_shards(&job);
             return;
         }
@@ -127,7 +127,7 @@ impl Worker {
             Origin::Local(conn) => match self.clients.remove(&conn) {
                 Some(client) => Some(client),
                 None => {
-                    self.unregister(&job);
+                    self.unregister(&mut job);
                     return self.release_shards(&job);
                 }
             },
@@ -164,7 +164,7 @@ impl Worker {
             self.block(job, keys, &block);
             return self.release_shards_of(&shards, id);
         }
-        self.unregister(&job);
+        self.unregister(&mut job);
         self.release_shards(&job);
         match (job.origin, taken) {
             (Origin::Local(conn), Some(mut client)) => {

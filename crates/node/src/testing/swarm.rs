@@ -46,13 +46,20 @@ impl Swarm {
                 self.clients.insert(client, Vec::new());
             }
             15..70 => self.act(),
-            70..80 => self.node.sync(),
+            70..80 => {
+                let workers = self.node.workers.len() as u64;
+                let worker = self.draw(workers) as u16;
+                for _ in 0..self.draw(4) {
+                    self.node.sync_one(worker);
+                }
+            }
             80..95 => {
                 for _ in 0..self.draw(6) {
                     self.node.deliver();
                 }
             }
-            95..97 => self.leave(),
+            95 => self.leave(),
+            96 => self.interfere(),
             97..99 => {
                 let ms = self.draw(300);
                 self.node.advance(ms);
@@ -100,11 +107,24 @@ impl Swarm {
         }
     }
 
+    /// A client does something to another.
+    fn interfere(&mut self) {
+        let (Some(client), Some(other)) = (self.some_client(), self.some_client()) else { return };
+        let line = match self.draw(4) {
+            0 if client != other => format!("CLIENT KILL ID {other}"),
+            1 => "CLIENT PAUSE 30 WRITE".to_owned(),
+            2 => "CLIENT PAUSE 20".to_owned(),
+            _ => format!("CLIENT UNBLOCK {other} ERROR"),
+        };
+        self.node.feed(client, format!("{line}\r\n").as_bytes());
+    }
+
     /// Everything comes to rest: each client has its replies and the sum is what it was.
     fn rest(&mut self) {
         self.node.manual_sync = false;
         self.node.settle();
         self.node.advance(60_000);
+        self.clients.retain(|client, _| !self.node.is_closed(*client));
         for (client, owed) in &mut self.clients {
             let text = self.node.text(*client);
             let pings: Vec<&str> = text
