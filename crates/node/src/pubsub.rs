@@ -362,6 +362,9 @@ fn pubsub(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
                 ),
             ],
         ),
+        s if ["channels", "shardchannels", "numpat"].iter().any(|known| is_word(s, known)) => {
+            reply.error(crate::session::wrong_subcommand("PUBSUB", s).as_bytes());
+        }
         s => reply.error(crate::session::unknown_subcommand("PUBSUB", s).as_bytes()),
     }
 }
