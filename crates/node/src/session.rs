@@ -124,6 +124,7 @@ pub(crate) fn subs(command: &str) -> &'static [Sub] {
         ("config", config::SUBS),
         ("latency", admin::LATENCY),
         ("module", admin::MODULE),
+        ("pubsub", crate::pubsub::SUBS),
         ("slowlog", admin::SLOWLOG),
     ];
     CONTAINERS.iter().find(|(name, _)| *name == command).map_or(&[], |(_, subs)| subs)
@@ -142,7 +143,7 @@ pub(crate) fn find_sub(command: &str, args: &[&[u8]]) -> Result<&'static Sub, St
 }
 
 /// Runs the subcommand of `command` that `args` name.
-fn run_sub(worker: &mut Worker, conn: &mut Conn, command: &'static str, args: &[&[u8]]) {
+pub(crate) fn run_sub(worker: &mut Worker, conn: &mut Conn, command: &'static str, args: &[&[u8]]) {
     match find_sub(command, args) {
         Ok(sub) => {
             conn.last_sub = Some((command, sub.name));

@@ -654,7 +654,7 @@ impl Worker {
             Message::Forward(forwarded) => self.on_forward(from, forwarded),
             Message::Reply { conn, slot, bytes } => self.on_reply(conn, slot, bytes),
             Message::Gone { conn } => self.on_gone(from, conn),
-            Message::Borrow { job, shards } => self.on_borrow(from, job, shards),
+            Message::Borrow { job, shards } => self.on_borrow(from, job, &shards),
             Message::Lend { job, shards } => self.on_lend(job, shards),
             Message::Return { shards } => self.on_return(shards),
             Message::Wake { job } => self.wake(job),

@@ -192,9 +192,8 @@ fn find_sub_by_full_name(name: &[u8]) -> Option<(&'static str, &'static Sub)> {
     let name = String::from_utf8_lossy(name).to_lowercase();
     let (container, sub) = name.split_once('|')?;
     let found = subs(container).iter().find(|s| s.name == sub)?;
-    let containers =
-        ["acl", "client", "cluster", "command", "config", "latency", "module", "slowlog"];
-    Some((containers.into_iter().find(|c| *c == container)?, found))
+    let command = crate::session::families().find(|(_, spec)| spec.name == container)?;
+    Some((command.1.name, found))
 }
 
 fn describe(reply: &mut Reply<'_>, group: &str, command: Command) {
