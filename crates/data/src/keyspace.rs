@@ -402,6 +402,8 @@ impl Keyspace {
     /// Drops every key.
     pub(crate) fn clear(&mut self) {
         if self.keys == 0 {
+            // That nothing is left to drop may be news that is not committed yet.
+            self.observe_all();
             return;
         }
         self.recorder.clear();
