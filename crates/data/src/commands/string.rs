@@ -522,4 +522,49 @@ mod tests {
         h.check("MSETNX a 1 s 2", ":0|");
         h.check("MSETNX a 1 b 2", ":1|");
     }
+
+    /// Strings, bitmaps and HyperLogLogs share keys here, so that each meets what the others made.
+    #[test]
+    fn replicas_follow() {
+        let templates = [
+            "SET K V",
+            "SET K V PX 20",
+            "SET K V KEEPTTL GET",
+            "SETRANGE K % V",
+            "APPEND K V",
+            "GETEX K PX 30",
+            "GETEX K PERSIST",
+            "GETDEL K",
+            "INCRBY K %",
+            "INCRBYFLOAT K %.5",
+            "MSET K V K V",
+            "MSETNX K V K V",
+            "SETBIT K % 1",
+            "BITOP XOR K K K",
+            "BITOP NOT K K",
+            "BITFIELD K SET u7 % 99 OVERFLOW FAIL INCRBY i9 #3 200",
+            "PFADD K V %",
+            "PFADD h % V",
+            "PFCOUNT h",
+            "PFMERGE K h",
+        ];
+        let mut prng = quorate_base::Prng::new(11);
+        let mut h = Harness::with_replica(4);
+        for round in 0..4000 {
+            let template = templates[prng.below(templates.len() as u64) as usize];
+            let words = template.split(' ').map(|word| match word {
+                "K" => format!("k{}", prng.below(4)),
+                "V" => "v".repeat(prng.below(60) as usize),
+                _ => word.replace('%', &prng.below(100).to_string()),
+            });
+            let words: Vec<String> = words.collect();
+            let args: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+            let reply = h.run_args(&args);
+            assert!(!reply.starts_with(b"-ERR unknown"), "{words:?}");
+            h.now += prng.below(5);
+            if round % 16 == 0 {
+                h.check_replica();
+            }
+        }
+    }
 }

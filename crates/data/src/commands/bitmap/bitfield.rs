@@ -188,7 +188,9 @@ impl Field {
         window.copy_from_slice(&wide[..window.len()]);
     }
 
-    /// `value` made to fit; `None` if it does not and the mode is FAIL.
+    /// `value` made to fit; `None` if it does not and the mode is FAIL. SAT takes the nearer end
+    /// always (Redis takes the far one for a SET to less than the field's maximum minus 2^63 - 1,
+    /// by an overflow of its own).
     fn fit(self, value: i128, overflow: Overflow) -> Option<i128> {
         let (least, most) = if self.signed {
             (-(1i128 << (self.bits - 1)), (1i128 << (self.bits - 1)) - 1)

@@ -14,6 +14,7 @@
 //! split and joined, the same choices are made as in Redis, so that the bytes agree.
 
 use crate::error::Error;
+use smallvec::SmallVec;
 use std::ops::Range;
 
 const REGISTERS: usize = 1 << REGISTER_BITS;
@@ -47,7 +48,7 @@ pub(super) fn empty() -> Vec<u8> {
     let mut value = vec![0; HEADER_BYTES];
     value[..MAGIC.len()].copy_from_slice(MAGIC);
     value[ENCODING] = SPARSE;
-    push_zeros(&mut value, REGISTERS);
+    push_run(&mut value, 0, REGISTERS);
     value
 }
 
@@ -189,19 +190,12 @@ fn value_run(value: u8, len: usize) -> u8 {
     0x80 | (value - 1) << 2 | (len - 1) as u8
 }
 
-fn push_zeros(out: &mut Vec<u8>, len: usize) {
-    match len {
-        0 => {}
-        1..=ZERO_RUN_MAX => out.push((len - 1) as u8),
-        _ => out.extend_from_slice(&(0x4000 | (len - 1) as u16).to_be_bytes()),
-    }
-}
-
-fn push_run(out: &mut Vec<u8>, value: u8, len: usize) {
-    if value == 0 {
-        push_zeros(out, len);
-    } else if len > 0 {
-        out.push(value_run(value, len));
+fn push_run(out: &mut impl Extend<u8>, value: u8, len: usize) {
+    match (value, len) {
+        (_, 0) => {}
+        (0, 1..=ZERO_RUN_MAX) => out.extend([(len - 1) as u8]),
+        (0, _) => out.extend((0x4000 | (len - 1) as u16).to_be_bytes()),
+        _ => out.extend([value_run(value, len)]),
     }
 }
 
@@ -247,7 +241,7 @@ pub(super) fn raise(
     if run.value >= count {
         return Ok(false);
     }
-    let mut split = Vec::new();
+    let mut split = SmallVec::<[u8; 5]>::new();
     push_run(&mut split, run.value, register - first);
     split.push(value_run(count, 1));
     push_run(&mut split, run.value, first + run.len - 1 - register);
