@@ -14,7 +14,7 @@ const SHARDS: u32 = 2;
 
 /// Command lines by the type they mostly meet, for which the first letter of their keys stands.
 /// In them stand `k` for a key, `f` for a field or member, `v` for a value, `n` for a number, `t`
-/// for a time in milliseconds. What a failing case shrinks to comes first.
+/// for a time in milliseconds, `many` for more numbers than a chunk of elements holds. What a failing case shrinks to comes first.
 #[rustfmt::skip]
 const COMMANDS: &[(&str, &[&str])] = &[
     ("", &["DEL k", "DEL k k k", "RENAME k k", "RENAMENX k k", "COPY k k REPLACE", "EXISTS k k", "TYPE k",
@@ -24,19 +24,22 @@ const COMMANDS: &[(&str, &[&str])] = &[
         "APPEND k v", "SETRANGE k 5 v", "INCR k", "INCRBYFLOAT k 0.1", "MSET k v k v", "MSETNX k v k v", "SETBIT k 9 1",
         "BITOP OR k k k", "BITFIELD k SET u8 4 200", "PFADD k v v", "PFMERGE k k", "PFCOUNT k k", "LCS k k"]),
     ("h", &["HSET k f v", "HSET k f v f v f v", "HDEL k f", "HDEL k f f f", "HINCRBY k f n", "HINCRBYFLOAT k f n",
-        "HSETNX k f v", "HGETALL k", "HRANDFIELD k 2", "HSCAN k 0"]),
+        "HSETNX k f v", "HGETALL k", "HRANDFIELD k 2", "HSCAN k 0", "HSET k many", "HDEL k many"]),
     ("m", &["SADD k f", "SADD k f f f", "SADD k n n", "SREM k f f", "SPOP k", "SPOP k 2", "SMOVE k k f",
-        "SUNIONSTORE k k k", "SINTERSTORE k k k", "SDIFFSTORE k k k", "SMEMBERS k"]),
+        "SUNIONSTORE k k k", "SINTERSTORE k k k", "SDIFFSTORE k k k", "SMEMBERS k", "SADD k many", "SREM k many"]),
     ("l", &["RPUSH k v v", "LPUSH k v", "LPOP k", "RPOP k 2", "LINSERT k BEFORE v v", "LSET k 0 v", "LREM k 0 v",
-        "LTRIM k 1 2", "LMOVE k k LEFT RIGHT", "LRANGE k 0 -1", "RPOPLPUSH k k", "LMPOP 2 k k LEFT COUNT 2"]),
+        "LTRIM k 1 2", "LMOVE k k LEFT RIGHT", "LRANGE k 0 -1", "RPOPLPUSH k k", "LMPOP 2 k k LEFT COUNT 2",
+        "RPUSH k many", "LPUSH k many", "LPOP k 100"]),
     ("z", &["ZADD k n f", "ZADD k n f n f", "ZREM k f", "ZINCRBY k n f", "ZPOPMIN k", "ZPOPMAX k 2", "ZRANGE k 0 -1 WITHSCORES",
         "ZUNIONSTORE k 2 k k", "ZINTERSTORE k 2 k k", "ZDIFFSTORE k 2 k k", "ZRANGESTORE k k 0 1", "ZREMRANGEBYRANK k 0 0",
-        "ZREMRANGEBYSCORE k 0 1", "GEOADD k 13.3 38.1 f", "GEOSEARCHSTORE k k FROMMEMBER f BYRADIUS 100 km"]),
+        "ZREMRANGEBYSCORE k 0 1", "GEOADD k 13.3 38.1 f", "GEOSEARCHSTORE k k FROMMEMBER f BYRADIUS 100 km",
+        "ZADD k many", "ZREM k many"]),
     ("x", &["XADD k * f v", "XADD k MAXLEN 2 * f v f v", "XADD k NOMKSTREAM * f v", "XDEL k 1-1", "XTRIM k MAXLEN 1",
         "XRANGE k - +", "XGROUP CREATE k f 0 MKSTREAM", "XGROUP DESTROY k f", "XREADGROUP GROUP f f COUNT 2 STREAMS k >",
         "XPENDING k f", "XACK k f 1-1", "XAUTOCLAIM k f f 0 0", "XSETID k 9999999999999-0", "XINFO STREAM k FULL"]),
 ];
 
+const MANY: usize = 140;
 const FIELDS: &[&str] = &["f", "g", "h", "1", ""];
 const VALUES: &[&str] = &["v", "w", "1", "", "a value that is too long to be stored in place"];
 const NUMBERS: &[&str] = &["0", "1", "-2", "2.5"];
@@ -69,7 +72,14 @@ fn command(family: usize, line: usize, picks: [u8; 6]) -> Vec<Vec<u8>> {
         "t" => one_of(TIMES),
         _ => word.to_owned(),
     };
-    lines[line % lines.len()].split(' ').map(|w| word(w).into_bytes()).collect()
+    let many = (0..MANY).map(|n| (n * 7 % 500).to_string().into_bytes());
+    let words = lines[line % lines.len()].split(' ');
+    words
+        .flat_map(|w| match w {
+            "many" => many.clone().collect(),
+            _ => vec![word(w).into_bytes()],
+        })
+        .collect()
 }
 
 /// One thing that happens.
