@@ -82,11 +82,14 @@ fn command(family: usize, line: usize, picks: [u8; 6]) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// A command: family and line of [`COMMANDS`], and picks for its words.
+type Line = (usize, usize, [u8; 6]);
+
 /// One thing that happens.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A command: family and line of [`COMMANDS`], and picks for its words.
-    Command(usize, usize, [u8; 6]),
+    /// A command, or a transaction of several.
+    Commands(Vec<Line>),
     /// Time passes, ms.
     Wait(u64),
     /// The leader removes expired keys.
@@ -109,6 +112,7 @@ enum Below {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let line = (0..COMMANDS.len(), 0usize..32, any::<[u8; 6]>());
     let below = prop_oneof![
         1 => Just(Below::Cut),
         1 => Just(Below::Apply),
@@ -119,8 +123,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Below::Reopen),
     ];
     prop_oneof![
-        14 => (0..COMMANDS.len(), 0usize..32, any::<[u8; 6]>())
-            .prop_map(|(family, line, picks)| Step::Command(family, line, picks)),
+        14 => line.clone().prop_map(|line| Step::Commands(vec![line])),
+        3 => prop::collection::vec(line, 2..5).prop_map(Step::Commands),
         1 => (1u64..100).prop_map(Step::Wait),
         1 => (0..SHARDS).prop_map(Step::ExpireDue),
         6 => (any::<bool>(), 0..SHARDS, below).prop_map(|(l, s, b)| Step::Below(l, s, b)),
@@ -224,18 +228,26 @@ fn run_steps(steps: &[Step]) {
     let mut follower = open(&follower_disk.tables);
     for step in steps {
         match step {
-            Step::Command(family, line, picks) => {
-                let args = command(*family, *line, *picks);
-                let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-                let reply = leader.run_args(&args);
-                let want = plain.run_args(&args);
-                let shown: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
+            Step::Commands(lines) => {
+                let lines: Vec<_> =
+                    lines.iter().map(|&(f, l, picks)| command(f, l, picks)).collect();
+                let lines: Vec<Vec<&[u8]>> =
+                    lines.iter().map(|line| line.iter().map(Vec::as_slice).collect()).collect();
+                let lines: Vec<&[&[u8]]> = lines.iter().map(Vec::as_slice).collect();
+                let reply = leader.run_transaction(&lines);
+                let want = plain.run_transaction(&lines);
+                let shown = || {
+                    let words =
+                        |line: &&[&[u8]]| line.join(b" ".as_slice()).escape_ascii().to_string();
+                    lines.iter().map(words).collect::<Vec<_>>()
+                };
                 assert_eq!(
                     String::from_utf8_lossy(&reply),
                     String::from_utf8_lossy(&want),
-                    "{shown:?}"
+                    "{:?}",
+                    shown()
                 );
-                assert_eq!(leader.batches, plain.batches, "{shown:?}");
+                assert_eq!(leader.batches, plain.batches, "{:?}", shown());
             }
             Step::Wait(ms) => {
                 leader.now += ms;
