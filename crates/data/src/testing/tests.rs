@@ -142,13 +142,16 @@ struct Disk {
     log: Vec<Vec<(Index, Vec<u8>)>>,
     /// A flush that was cut, and whether the table has it already.
     flushes: Vec<Option<(Flush, bool)>>,
+    /// What the table must hold after the flush under way, if that is checked.
+    begun: Vec<Option<Dump>>,
 }
 
 impl Disk {
     fn new(tables: Vec<MemoryTable>) -> Self {
         let log = tables.iter().map(|_| Vec::new()).collect();
         let flushes = tables.iter().map(|_| None).collect();
-        Self { tables, log, flushes }
+        let begun = tables.iter().map(|_| None).collect();
+        Self { tables, log, flushes, begun }
     }
 
     fn append(&mut self, index: Index, batches: &[Vec<u8>]) {
@@ -159,8 +162,19 @@ impl Disk {
         }
     }
 
-    fn step(&mut self, db: &mut Db, shard: ShardId, applied: Index, step: Below) {
+    /// Does `step` to `db`. A flush must leave in the table what `model` holds when it is begun.
+    fn step(
+        &mut self,
+        db: &mut Db,
+        mut model: Option<&mut Db>,
+        shard: ShardId,
+        applied: Index,
+        step: Below,
+    ) {
         let at = shard as usize;
+        if matches!(step, Below::Cut | Below::BeginCut) && !db.shard(shard).is_flushing() {
+            self.begun[at] = model.as_mut().map(|model| dump(model.shard(shard)));
+        }
         match step {
             Below::BeginCut if !db.shard(shard).is_flushing() => {
                 db.shard(shard).begin_cut(applied, 1);
@@ -184,6 +198,11 @@ impl Disk {
                     check_flush(flush);
                     self.tables[at].apply(flush);
                     *in_table = true;
+                    if let Some(want) = self.begun[at].take() {
+                        let table = Box::new(self.tables[at].clone());
+                        let got = dump(&mut Keyspace::new(shard, SEED, table));
+                        assert_eq!(got, want, "the table as of index {}", flush.mark.applied);
+                    }
                 }
             }
             Below::Flushed if matches!(self.flushes[at], Some((_, true))) => {
@@ -192,7 +211,7 @@ impl Disk {
             }
             Below::FlushAndEvict => {
                 for step in [Below::Cut, Below::Apply, Below::Flushed, Below::Evict] {
-                    self.step(db, shard, applied, step);
+                    self.step(db, model.as_deref_mut(), shard, applied, step);
                 }
             }
             Below::Evict => db.shard(shard).evict(),
@@ -220,7 +239,7 @@ impl Disk {
             for _ in 0..2 {
                 for step in [Below::Apply, Below::Flushed, Below::Cut, Below::Apply, Below::Flushed]
                 {
-                    self.step(db, shard, applied, step);
+                    self.step(db, None, shard, applied, step);
                 }
             }
         }
@@ -283,11 +302,13 @@ fn run_steps(steps: &[Step]) {
                 plain.index += 1;
             }
             Step::Below(true, shard, below) => {
-                leader_disk.step(&mut leader.db, *shard, leader.index - 1, *below);
+                let model = Some(&mut plain.db);
+                leader_disk.step(&mut leader.db, model, *shard, leader.index - 1, *below);
                 continue;
             }
             Step::Below(false, shard, below) => {
-                follower_disk.step(&mut follower, *shard, leader.index - 1, *below);
+                let model = Some(&mut plain.db);
+                follower_disk.step(&mut follower, model, *shard, leader.index - 1, *below);
                 continue;
             }
         }
