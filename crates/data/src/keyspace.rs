@@ -10,8 +10,8 @@
 //! part of a running flush equals its record.
 
 use crate::coll_mut::CollMut;
-use crate::effects::Recorder;
 use crate::disk::Cutting;
+use crate::effects::Recorder;
 use crate::entry::{Cycle, Entry, Kind, RAW, STORED, TOMB};
 use crate::index::Index as KeyIndex;
 use crate::interest::Interest;
