@@ -12,8 +12,8 @@ const NO_JOB: JobId = 0;
 impl Worker {
     /// Asks all workers, this one first, and lets [`Worker::conclude`] write the reply. Inside
     /// EXEC only this one is waited for, because the next command of the transaction cannot wait.
-    pub(crate) fn ask(&mut self, conn: &mut Conn, question: Question) {
-        let own = self.answer(&question, Some(conn));
+    pub(crate) fn ask(&mut self, conn: &mut Conn, question: &Question) {
+        let own = self.answer(question, Some(conn));
         let this = self.id;
         if self.config.workers == 1 || conn.in_exec {
             if question.changes() {
@@ -21,7 +21,7 @@ impl Worker {
                     self.tell(worker, Message::Ask { job: NO_JOB, question: question.clone() });
                 }
             }
-            return self.conclude(conn, &question, vec![own]);
+            return self.conclude(conn, question, vec![own]);
         }
         let missing = usize::from(self.config.workers) - 1;
         let mut job =
@@ -34,8 +34,8 @@ impl Worker {
         self.jobs.insert(job.id, job);
     }
 
-    pub(crate) fn on_ask(&mut self, from: WorkerId, job: JobId, question: Question) {
-        let answer = self.answer(&question, None);
+    pub(crate) fn on_ask(&mut self, from: WorkerId, job: JobId, question: &Question) {
+        let answer = self.answer(question, None);
         self.tell(from, Message::Answer { job, answer });
     }
 

@@ -4,7 +4,7 @@ use crate::conn::{Conn, Multi, Parked, ReplyMode};
 use crate::event::WorkerId;
 use crate::job::{Args, Work};
 use crate::message::{Forwarded, Message};
-use crate::session::SessionSpec;
+use crate::session::{CONTAINER, SessionSpec};
 use crate::worker::Worker;
 use quorate_base::ShardId;
 use quorate_data::command::{KeyPositions, Keys, flag};
@@ -159,6 +159,7 @@ impl Worker {
             _ => match self.commands.get(args[0]) {
                 Some(command) => command,
                 None => {
+                    conn.last = None;
                     self.refuse(conn, &unknown_command(args));
                     return ControlFlow::Continue(());
                 }
@@ -169,7 +170,7 @@ impl Worker {
             self.refuse(conn, Error::WrongArity(command.name().into()).to_string().as_bytes());
             return ControlFlow::Continue(());
         }
-        if command.is(crate::session::CONTAINER)
+        if command.is(CONTAINER)
             && args.len() > 1
             && let Err(error) = crate::session::find_sub(command.name(), args)
         {
@@ -203,9 +204,17 @@ impl Worker {
         if conn.parked.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Replies with an error to a command that did not execute; it spoils a transaction.
+    /// Replies with an error to a command that did not execute; it spoils a transaction, or ends
+    /// it if it was to execute it.
     fn refuse(&mut self, conn: &mut Conn, text: &[u8]) {
         self.stats.errors += 1;
+        if conn.last.is_some_and(|command| command.name() == "exec") {
+            conn.multi = None;
+            self.unwatch(conn);
+            let why = text.strip_prefix(b"ERR ").unwrap_or(text);
+            let text = [b"EXECABORT Transaction discarded because of: ", why].concat();
+            return conn.reply().error(&text);
+        }
         conn.reply().error(text);
         if let Some(multi) = &mut conn.multi {
             multi.aborted = true;
@@ -225,10 +234,13 @@ impl Worker {
     fn check(&self, conn: &Conn, command: Command, args: &[&[u8]]) -> Result<(), String> {
         let subscriber = conn.proto == Proto::Resp2 && conn.subscription_count() > 0;
         if subscriber && !command.is(crate::session::FOR_SUBSCRIBERS) {
+            let mut name = command.name().to_owned();
+            if command.is(CONTAINER) && args.len() > 1 {
+                name += &format!("|{}", String::from_utf8_lossy(args[1]).to_lowercase());
+            }
             return Err(format!(
-                "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
-                 RESET are allowed in this context",
-                String::from_utf8_lossy(args[0]).to_lowercase()
+                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT \
+                 / RESET are allowed in this context"
             ));
         }
         if conn.multi.is_some() && command.is(flag::NO_MULTI) {

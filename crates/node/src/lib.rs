@@ -39,6 +39,7 @@ mod worker;
 
 pub use config::Config;
 pub use event::{ConnId, Effect, Event, Frame, Time, WorkerId};
+pub use job::JobId;
 pub use message::{ClientFilter, Message, home};
 pub use shard::Durability;
 pub use stats::{Gauges, Stats};

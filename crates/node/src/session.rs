@@ -36,6 +36,9 @@ pub(crate) const NO_ASYNC_LOADING: u32 = 1 << 23;
 /// Allowed while a script keeps the server busy.
 pub(crate) const ALLOW_BUSY: u32 = 1 << 24;
 
+/// Not in the slow log.
+pub(crate) const SKIP_SLOWLOG: u32 = 1 << 25;
+
 /// One session command.
 pub(crate) struct SessionSpec {
     pub(crate) name: &'static str,
@@ -73,10 +76,16 @@ pub(crate) fn help(reply: &mut Reply<'_>, command: &str, lines: &[(&str, &str)])
     reply.simple("    Print this help.");
 }
 
-/// Redis' error for a subcommand that does not exist or has the wrong number of arguments.
+/// Redis' error for a subcommand that does not exist.
 pub(crate) fn unknown_subcommand(command: &str, sub: &[u8]) -> String {
     let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]).into_owned();
     format!("ERR unknown subcommand '{sub}'. Try {command} HELP.")
+}
+
+/// Redis' error for a subcommand that takes fewer arguments.
+pub(crate) fn wrong_subcommand(command: &str, sub: &[u8]) -> String {
+    let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]).into_owned();
+    format!("ERR unknown subcommand or wrong number of arguments for '{sub}'. Try {command} HELP.")
 }
 
 impl Worker {
@@ -88,7 +97,9 @@ impl Worker {
             mode => mode,
         };
         if conn.output.is_muted() {
-            conn.output.unmute(conn.reply_mode == ReplyMode::On);
+            // Confirmations of subscriptions are messages, not replies.
+            let confirmed = conn.last.is_some_and(|c| c.name().ends_with("subscribe"));
+            conn.output.unmute(confirmed || conn.reply_mode == ReplyMode::On);
         }
         conn.reply_mode = next;
     }
@@ -113,6 +124,7 @@ pub(crate) fn subs(command: &str) -> &'static [Sub] {
         ("config", config::SUBS),
         ("latency", admin::LATENCY),
         ("module", admin::MODULE),
+        ("pubsub", crate::pubsub::SUBS),
         ("slowlog", admin::SLOWLOG),
     ];
     CONTAINERS.iter().find(|(name, _)| *name == command).map_or(&[], |(_, subs)| subs)
@@ -131,7 +143,7 @@ pub(crate) fn find_sub(command: &str, args: &[&[u8]]) -> Result<&'static Sub, St
 }
 
 /// Runs the subcommand of `command` that `args` name.
-fn run_sub(worker: &mut Worker, conn: &mut Conn, command: &'static str, args: &[&[u8]]) {
+pub(crate) fn run_sub(worker: &mut Worker, conn: &mut Conn, command: &'static str, args: &[&[u8]]) {
     match find_sub(command, args) {
         Ok(sub) => {
             conn.last_sub = Some((command, sub.name));

@@ -331,12 +331,20 @@ impl Node {
 
     /// Confirms every frame that was handed to the journal.
     pub fn sync(&mut self) {
-        while let Some((worker, frame)) = self.frames.pop_front() {
-            for record in frame.records {
-                self.keep(record);
-            }
-            self.turn(worker, vec![Event::Persisted { ticket: frame.ticket }]);
+        while let Some((worker, _)) = self.frames.front() {
+            self.sync_one(*worker);
         }
+    }
+
+    /// Confirms the oldest frame of this worker; the workers' frames are independent of each
+    /// other.
+    pub fn sync_one(&mut self, worker: WorkerId) {
+        let Some(at) = self.frames.iter().position(|(w, _)| *w == worker) else { return };
+        let (_, frame) = self.frames.remove(at).expect("it was just found");
+        for record in frame.records {
+            self.keep(record);
+        }
+        self.turn(worker, vec![Event::Persisted { ticket: frame.ticket }]);
     }
 
     /// How many frames the journal has not confirmed.
@@ -385,6 +393,9 @@ impl Node {
         panic!("the workers do not come to rest");
     }
 }
+
+#[cfg(test)]
+mod swarm;
 
 #[cfg(test)]
 mod tests {

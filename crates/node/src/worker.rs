@@ -16,13 +16,18 @@ use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::Block;
+use quorate_data::db::WARM_MAX;
 use quorate_data::effects::ReplayError;
+use quorate_data::place::Place;
 use quorate_data::settings::Settings;
 use quorate_data::{Ctx, Db, Keyspace, Spec};
 use quorate_log::{Log, Outputs, Record};
-use quorate_resp::{Proto, Reply};
+use quorate_resp::{Proto, Reply, look_ahead};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+
+/// Input of at least so many bytes may be a pipeline worth looking ahead in.
+const PIPELINE_BYTES_MIN: usize = 200;
 
 /// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -69,6 +74,8 @@ pub struct Worker {
     pub(crate) now: Time,
     touched: Vec<ShardId>,
     pub(crate) active: Vec<ConnId>,
+    /// What the pipeline at hand looks up.
+    places: Vec<Place>,
     /// Jobs of other workers' clients whose replies may be complete.
     pub(crate) replying: Vec<JobId>,
     pub(crate) effects: Vec<Effect>,
@@ -153,6 +160,7 @@ impl Worker {
             now: Time::default(),
             touched: Vec::new(),
             active: Vec::new(),
+            places: Vec::new(),
             replying: Vec::new(),
             effects: Vec::new(),
             outputs: Outputs::default(),
@@ -269,21 +277,45 @@ impl Worker {
     }
 
     /// Decodes and executes until the input is used up or the client is parked.
-    fn feed(&mut self, client: &mut Client, bytes: &[u8]) {
+    fn feed(&mut self, client: &mut Client, mut bytes: &[u8]) {
         let Client { decoder, conn } = client;
         let mut limits = decoder.limits();
         if limits.bulk_bytes_max != self.settings.proto_max_bulk_len {
             limits.bulk_bytes_max = self.settings.proto_max_bulk_len;
             decoder.set_limits(limits);
         }
-        if let Err(error) = decoder.feed(bytes, |args| self.on_request(conn, args)) {
-            conn.reply().error(&error.reply_text());
+        loop {
+            let mut len = bytes.len();
+            if len >= PIPELINE_BYTES_MIN && decoder.pending_bytes() == 0 {
+                len = self.warm(bytes).unwrap_or(len);
+            }
+            let (now, later) = bytes.split_at(len);
+            if let Err(error) = decoder.feed(now, |args| self.on_request(conn, args)) {
+                conn.reply().error(&error.reply_text());
+                conn.parked = Some(Parked::Closing);
+            }
+            if later.is_empty() || conn.parked.is_some() {
+                conn.backlog.extend_from_slice(later);
+                break;
+            }
+            bytes = later;
+        }
+        if decoder.pending_bytes() > self.config.query_buffer_bytes_max {
             conn.parked = Some(Parked::Closing);
         }
-        let kept = decoder.pending_bytes();
-        if kept > self.config.query_buffer_bytes_max {
-            conn.parked = Some(Parked::Closing);
+    }
+
+    /// Fetches what the first commands of a pipeline are going to look up. Returns how many bytes
+    /// these commands take, if they are more than one.
+    fn warm(&mut self, bytes: &[u8]) -> Option<usize> {
+        self.places.clear();
+        let (map, places) = (self.db.map(), &mut self.places);
+        let len = look_ahead(bytes, WARM_MAX, |word| places.push(map.place(word)));
+        if self.places.len() < 2 {
+            return None;
         }
+        self.db.warm(&self.places);
+        Some(len)
     }
 
     /// Goes on with what a client sent while it was parked.
@@ -622,7 +654,7 @@ impl Worker {
             Message::Forward(forwarded) => self.on_forward(from, forwarded),
             Message::Reply { conn, slot, bytes } => self.on_reply(conn, slot, bytes),
             Message::Gone { conn } => self.on_gone(from, conn),
-            Message::Borrow { job, shards } => self.on_borrow(from, job, shards),
+            Message::Borrow { job, shards } => self.on_borrow(from, job, &shards),
             Message::Lend { job, shards } => self.on_lend(job, shards),
             Message::Return { shards } => self.on_return(shards),
             Message::Wake { job } => self.wake(job),
@@ -631,7 +663,7 @@ impl Worker {
             Message::Publish { sharded, channel, payload } => {
                 self.deliver(sharded, &channel, &payload);
             }
-            Message::Ask { job, question } => self.on_ask(from, job, question),
+            Message::Ask { job, question } => self.on_ask(from, job, &question),
             Message::Answer { job, answer } => self.on_answer(job, answer),
         }
     }

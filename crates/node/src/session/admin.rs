@@ -3,7 +3,7 @@
 //!
 //! SLOWLOG stays empty because no clock can be read inside a turn.
 
-use super::{CONTAINER, NO_ASYNC_LOADING, SessionSpec, Sub, catalog, run_sub};
+use super::{CONTAINER, NO_ASYNC_LOADING, SessionSpec, Sub, catalog, run_sub, wrong_subcommand};
 use crate::conn::Conn;
 use crate::worker::Worker;
 use quorate_data::command::flag;
@@ -99,7 +99,7 @@ pub(super) const ACL: &[Sub] = &[
 fn acl_cat(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
     let [category] = &args[2..] else {
         if args.len() > 3 {
-            return conn.error("ERR wrong number of arguments for 'acl|cat' command");
+            return conn.error(&wrong_subcommand("ACL", args[1]));
         }
         let mut reply = conn.reply();
         reply.array(catalog::CATEGORIES.len());
@@ -130,7 +130,7 @@ fn acl_users(_: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
 
 fn acl_getuser(_: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
     if args[2] != b"default" {
-        return conn.reply().null_array();
+        return conn.reply().null();
     }
     let mut reply = conn.reply();
     reply.map(6);
@@ -175,7 +175,7 @@ fn slowlog_get(_: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         [] => conn.reply().array(0),
         [count] if integer(count).is_some_and(|n| n >= -1) => conn.reply().array(0),
         [_] => conn.error("ERR count should be greater than or equal to -1"),
-        _ => conn.error("ERR wrong number of arguments for 'slowlog|get' command"),
+        _ => conn.error(&wrong_subcommand("SLOWLOG", args[1])),
     }
 }
 

@@ -1,6 +1,8 @@
 //! COMMAND: what commands there are, told from their tables.
 
-use super::{ALLOW_BUSY, CONTAINER, NO_ASYNC_LOADING, SessionSpec, Sub, docs, run_sub, subs};
+use super::{
+    ALLOW_BUSY, CONTAINER, NO_ASYNC_LOADING, SKIP_SLOWLOG, SessionSpec, Sub, docs, run_sub, subs,
+};
 use crate::conn::Conn;
 use crate::dispatch::Command;
 use crate::worker::Worker;
@@ -75,6 +77,7 @@ const FLAGS: &[(u32, &str)] = &[
     (flag::BLOCKING, "blocking"),
     (flag::LOADING, "loading"),
     (flag::STALE, "stale"),
+    (SKIP_SLOWLOG, "skip_slowlog"),
     (flag::FAST, "fast"),
     (flag::NO_AUTH, "no_auth"),
     (NO_ASYNC_LOADING, "no_async_loading"),
@@ -85,6 +88,7 @@ const FLAGS: &[(u32, &str)] = &[
 
 /// Categories of commands that their group and flags do not tell.
 const MORE_CATEGORIES: &[(&str, &[&str])] = &[
+    ("asking", &["connection"]),
     ("command", &["connection"]),
     ("dbsize", &["keyspace"]),
     ("flushall", &["keyspace", "dangerous"]),
@@ -93,6 +97,8 @@ const MORE_CATEGORIES: &[(&str, &[&str])] = &[
     ("keys", &["dangerous"]),
     ("lastsave", &["admin", "dangerous"]),
     ("migrate", &["dangerous"]),
+    ("readonly", &["connection"]),
+    ("readwrite", &["connection"]),
     ("restore", &["dangerous"]),
     ("role", &["admin", "dangerous"]),
     ("sort", &["set", "sortedset", "list", "dangerous"]),
@@ -171,7 +177,7 @@ fn info(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
                     let group = group_of(&all, container);
                     describe_sub(&mut reply, group, container, sub);
                 }
-                None => reply.null_array(),
+                None => reply.null(),
             },
         }
     }
@@ -186,9 +192,8 @@ fn find_sub_by_full_name(name: &[u8]) -> Option<(&'static str, &'static Sub)> {
     let name = String::from_utf8_lossy(name).to_lowercase();
     let (container, sub) = name.split_once('|')?;
     let found = subs(container).iter().find(|s| s.name == sub)?;
-    let containers =
-        ["acl", "client", "cluster", "command", "config", "latency", "module", "slowlog"];
-    Some((containers.into_iter().find(|c| *c == container)?, found))
+    let command = crate::session::families().find(|(_, spec)| spec.name == container)?;
+    Some((command.1.name, found))
 }
 
 fn describe(reply: &mut Reply<'_>, group: &str, command: Command) {
@@ -200,11 +205,42 @@ fn describe(reply: &mut Reply<'_>, group: &str, command: Command) {
     let (first, last, step) = range(command.name(), keys);
     [first, last, step].into_iter().for_each(|n| reply.int(n));
     acl(reply, group, command.name(), command.flags());
-    reply.set(0);
+    let tips = tips(command.name());
+    reply.set(tips.len());
+    tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
     key_specs(reply, command, keys);
     let subs = subs(command.name());
     reply.set(subs.len());
     subs.iter().for_each(|sub| describe_sub(reply, group, command.name(), sub));
+}
+
+/// Redis' hints for proxies: where a command must go in a cluster, and that its reply may differ
+/// from one time to the next. Sets and hashes are ordered here, so their replies do not.
+fn tips(name: &str) -> &'static [&'static str] {
+    match name {
+        "dbsize" => &["request_policy:all_shards", "response_policy:agg_sum"],
+        "del" | "exists" | "touch" | "unlink" => {
+            &["request_policy:multi_shard", "response_policy:agg_sum"]
+        }
+        "flushall" | "flushdb" | "ping" => {
+            &["request_policy:all_shards", "response_policy:all_succeeded"]
+        }
+        "info" => {
+            &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]
+        }
+        "keys" => &["request_policy:all_shards"],
+        "mget" => &["request_policy:multi_shard"],
+        "mset" => &["request_policy:multi_shard", "response_policy:all_succeeded"],
+        "msetnx" => &["request_policy:multi_shard", "response_policy:agg_min"],
+        "randomkey" => &["request_policy:all_shards", "nondeterministic_output"],
+        "scan" => &["nondeterministic_output", "request_policy:special"],
+        "wait" | "waitaof" => &["request_policy:all_shards", "response_policy:agg_min"],
+        "dump" | "hrandfield" | "lastsave" | "pttl" | "spop" | "srandmember" | "time" | "ttl"
+        | "xadd" | "xautoclaim" | "xclaim" | "xpending" | "zrandmember" => {
+            &["nondeterministic_output"]
+        }
+        _ => &[],
+    }
 }
 
 fn describe_sub(reply: &mut Reply<'_>, group: &str, container: &str, sub: &Sub) {
@@ -254,7 +290,9 @@ fn range(name: &str, keys: Keys) -> (i64, i64, i64) {
         {
             (1, 1, 1)
         }
-        Keys::None | Keys::All | Keys::Counted { .. } | Keys::Custom(_) | Keys::CustomOrAll(_) => (0, 0, 0),
+        Keys::None | Keys::All | Keys::Counted { .. } | Keys::Custom(_) | Keys::CustomOrAll(_) => {
+            (0, 0, 0)
+        }
     }
 }
 
@@ -263,6 +301,7 @@ fn access(command: Command) -> &'static [&'static str] {
     match command.name() {
         "set" | "mset" | "msetnx" | "setex" | "psetex" | "setnx" => &["OW", "update"],
         "del" | "unlink" => &["RM", "delete"],
+        "watch" => &["RO"],
         _ if command.is(flag::WRITE) => &["RW", "access", "update"],
         _ => &["RO", "access"],
     }
@@ -274,7 +313,12 @@ fn key_specs(reply: &mut Reply<'_>, command: Command, keys: Keys) {
         Keys::Range { first, last, step } => {
             reply.set(1);
             let last = if last < 0 { last as i64 } else { last as i64 - first as i64 };
-            key_range(reply, access(command), first, last, step as i64);
+            // Whether SET reads depends on its options.
+            let access = match command.name() {
+                "set" => &["RW", "access", "update", "variable_flags"],
+                _ => access(command),
+            };
+            key_range(reply, access, first, last, step as i64);
         }
         Keys::Counted { at, fixed } => {
             reply.set(1 + usize::from(fixed > 0));
@@ -449,4 +493,55 @@ fn help(_: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
             ),
         ],
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Node;
+
+    #[test]
+    fn commands_are_described_from_their_tables() {
+        let mut node = Node::new(1);
+        let client = node.client();
+        node.check(
+            client,
+            "COMMAND INFO GET foo",
+            "*2|*10|$3|get|:2|*2|+readonly|+fast|:1|:1|:1|*3|+@read|+@string|+@fast|*0|*1|*6|\
+             $5|flags|*2|+RO|+access|$12|begin_search|*4|$4|type|$5|index|$4|spec|*2|$5|index|:1|\
+             $9|find_keys|*4|$4|type|$5|range|$4|spec|*6|$7|lastkey|:0|$7|keystep|:1|$5|limit|:0|\
+             *0|$-1|",
+        );
+        let text = node.run(client, "COMMAND INFO config|get");
+        assert!(text.starts_with("*1|*10|$10|config|get|:-3|*4|+admin|+noscript|"), "{text}");
+        let all = node.run(client, "COMMAND");
+        let count = node.run(client, "COMMAND COUNT").replace(':', "*");
+        assert!(all.starts_with(&count), "{count}");
+        node.check(
+            client,
+            "COMMAND DOCS get",
+            "*2|$3|get|*8|$7|summary|$17|Returns a string.|$5|since|$5|0.1.0|$5|group|$6|string|\
+             $9|arguments|*1|*4|$4|name|$3|key|$4|type|$3|key|",
+        );
+        node.check(client, "COMMAND DOCS foo", "*0|");
+    }
+
+    #[test]
+    fn keys_are_found() {
+        let mut node = Node::new(1);
+        let client = node.client();
+        node.check(client, "COMMAND GETKEYS DEL a b", "*2|$1|a|$1|b|");
+        node.check(client, "COMMAND GETKEYS WATCH a b", "*2|$1|a|$1|b|");
+        node.check(client, "COMMAND GETKEYSANDFLAGS GET a", "*1|*2|$1|a|*2|+RO|+access|");
+        for (line, error) in [
+            ("foo a", "ERR Invalid command specified"),
+            ("PING", "ERR The command has no key arguments"),
+            ("GET", "ERR Invalid number of arguments specified for command"),
+        ] {
+            node.check(client, &format!("COMMAND GETKEYS {line}"), &format!("-{error}|"));
+        }
+        node.check(client, "COMMAND LIST FILTERBY PATTERN ech?", "*1|$4|echo|");
+        let names = node.run(client, "COMMAND LIST FILTERBY ACLCAT transaction");
+        assert!(names.contains("|watch|") && !names.contains("|get|"), "{names}");
+        node.check(client, "COMMAND LIST FILTERBY x y", "-ERR syntax error|");
+    }
 }

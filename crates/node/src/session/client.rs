@@ -1,7 +1,7 @@
 //! CLIENT.
 
 use super::connection::{BAD_NAME, is_printable};
-use super::{CONTAINER, SessionSpec, Sub, run_sub};
+use super::{CONTAINER, SessionSpec, Sub, run_sub, wrong_subcommand};
 use crate::conn::{Conn, Parked, ReplyMode};
 use crate::dispatch::Command;
 use crate::event::Effect;
@@ -13,6 +13,9 @@ use quorate_data::command::flag;
 use quorate_data::parse::{integer, is_word};
 use quorate_resp::Proto;
 use std::fmt::Write as _;
+
+#[cfg(test)]
+mod tests;
 
 /// The command of this file.
 pub(crate) const COMMANDS: &[SessionSpec] = &[SessionSpec {
@@ -65,7 +68,7 @@ pub(super) const SUBS: &[Sub] = &[
         name: "unpause",
         arity: 2,
         flags: ADMIN,
-        run: |worker, conn, _| worker.ask(conn, Question::Unpause),
+        run: |worker, conn, _| worker.ask(conn, &Question::Unpause),
     },
 ];
 
@@ -185,7 +188,7 @@ fn list(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         },
         [option, first, rest @ ..] if is_word(option, "id") => {
             let ids = std::iter::once(first).chain(rest);
-            let ids: Option<Vec<_>> = ids.map(|id| client_id(id)).collect();
+            let ids: Option<Vec<_>> = ids.map(|id| integer(id).map(|id| id as u64)).collect();
             if ids.is_none() {
                 return conn.error("ERR Invalid client ID");
             }
@@ -193,7 +196,7 @@ fn list(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         }
         _ => return conn.error(SYNTAX),
     }
-    worker.ask(conn, Question::ClientList(filter));
+    worker.ask(conn, &Question::ClientList(filter));
 }
 
 /// Subscribers or not; `None` is a type of which there is no client.
@@ -299,7 +302,7 @@ fn last_command(conn: &Conn) -> String {
 fn kill(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
     if let [_, _, address] = args {
         let filter = ClientFilter { peer: Some(address.to_vec()), ..ClientFilter::default() };
-        return worker.ask(conn, Question::ClientKill(filter, true));
+        return worker.ask(conn, &Question::ClientKill(filter, true));
     }
     let mut filter = ClientFilter { skip_asker: true, ..ClientFilter::default() };
     for pair in args[2..].chunks(2) {
@@ -307,7 +310,7 @@ fn kill(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
             return conn.error(&text);
         }
     }
-    worker.ask(conn, Question::ClientKill(filter, false));
+    worker.ask(conn, &Question::ClientKill(filter, false));
 }
 
 fn add_kill_filter(filter: &mut ClientFilter, pair: &[&[u8]]) -> Result<(), String> {
@@ -364,10 +367,11 @@ fn unblock(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         [] => false,
         [word] if is_word(word, "timeout") => false,
         [word] if is_word(word, "error") => true,
-        _ => return conn.error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"),
+        [_] => return conn.error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"),
+        _ => return conn.error(&wrong_subcommand("CLIENT", args[1])),
     };
     match integer(args[2]) {
-        Some(id) => worker.ask(conn, Question::Unblock(id.max(0) as u64, with_error)),
+        Some(id) => worker.ask(conn, &Question::Unblock(id.max(0) as u64, with_error)),
         None => conn.error("ERR value is not an integer or out of range"),
     }
 }
@@ -396,12 +400,12 @@ fn pause(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         [word] if is_word(word, "all") => true,
         [word] if is_word(word, "write") => false,
         [_] => return conn.error("ERR CLIENT PAUSE mode must be WRITE or ALL"),
-        _ => return conn.error(SYNTAX),
+        _ => return conn.error(&wrong_subcommand("CLIENT", args[1])),
     };
     match integer(args[2]) {
         None => conn.error("ERR timeout is not an integer or out of range"),
         Some(ms) if ms < 0 => conn.error("ERR timeout is negative"),
-        Some(ms) => worker.ask(conn, Question::Pause(ms as u64, all)),
+        Some(ms) => worker.ask(conn, &Question::Pause(ms as u64, all)),
     }
 }
 
@@ -481,162 +485,4 @@ fn help(_: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
             ("UNPAUSE", "End a pause."),
         ],
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::testing::Node;
-
-    #[test]
-    fn a_list_shows_the_clients_of_all_workers() {
-        let mut node = Node::new(2);
-        let (a, b) = (node.client(), node.client());
-        node.run(a, "CLIENT SETNAME one");
-        node.run(a, "CLIENT SETINFO lib-name lib");
-        node.run(b, "SUBSCRIBE c d");
-        let text = node.run(a, "CLIENT LIST");
-        let lines: Vec<&str> = text.split_once('|').unwrap().1.lines().collect();
-        assert_eq!(lines.len(), 3, "{text}");
-        assert!(lines[0].starts_with("id=1 addr=127.0.0.1:50001 laddr=127.0.0.1:6379 "));
-        assert!(lines[0].contains(" name=one age=0 idle=0 flags=N db=0 sub=0 "));
-        assert!(
-            lines[0]
-                .ends_with(" cmd=client|list user=default redir=-1 resp=2 lib-name=lib lib-ver=")
-        );
-        assert!(lines[1].contains(" flags=P db=0 sub=2 psub=0 ssub=0 multi=-1 "));
-        assert!(node.run(a, "CLIENT LIST TYPE pubsub").contains("|id=2 "));
-        assert!(node.run(a, "CLIENT LIST ID 1 7").contains("|id=1 "));
-        node.check(a, "CLIENT LIST TYPE master", "$0||");
-        for (line, error) in [
-            ("TYPE x", "ERR Unknown client type 'x'"),
-            ("ID", "ERR syntax error"),
-            ("ID x", "ERR Invalid client ID"),
-            ("TYPE normal ID 1", "ERR syntax error"),
-        ] {
-            node.check(a, &format!("CLIENT LIST {line}"), &format!("-{error}|"));
-        }
-    }
-
-    #[test]
-    fn kill_closes_those_who_fit() {
-        let mut node = Node::new(2);
-        let clients: Vec<u64> = (0..5).map(|_| node.client()).collect();
-        node.check(clients[0], "CLIENT KILL 127.0.0.1:50002", "+OK|");
-        assert!(node.is_closed(clients[1]));
-        node.check(clients[0], "CLIENT KILL 127.0.0.1:50002", "-ERR No such client|");
-        node.check(clients[0], "CLIENT KILL ID 3 TYPE normal", ":1|");
-        node.check(clients[0], "CLIENT KILL TYPE normal", ":2|");
-        assert!(node.is_closed(clients[4]) && !node.is_closed(clients[0]));
-        node.check(clients[0], "CLIENT KILL TYPE normal SKIPME no", ":1|");
-        assert!(node.is_closed(clients[0]));
-        let client = node.client();
-        for (line, error) in [
-            ("ID x", "ERR client-id should be greater than 0"),
-            ("ID 1 x", "ERR syntax error"),
-            ("TYPE x", "ERR Unknown client type 'x'"),
-            ("USER x", "ERR No such user 'x'"),
-            ("SKIPME x", "ERR syntax error"),
-        ] {
-            node.check(client, &format!("CLIENT KILL {line}"), &format!("-{error}|"));
-        }
-        node.check(
-            client,
-            "CLIENT KILL",
-            "-ERR wrong number of arguments for 'client|kill' command|",
-        );
-    }
-
-    #[test]
-    fn an_unknown_subcommand_spoils_a_transaction() {
-        let mut node = Node::new(1);
-        let client = node.client();
-        node.check(client, "MULTI", "+OK|");
-        node.check(client, "CLIENT foo", "-ERR unknown subcommand 'foo'. Try CLIENT HELP.|");
-        let aborted = "-EXECABORT Transaction discarded because of previous errors.|";
-        node.check(client, "EXEC", aborted);
-    }
-
-    #[test]
-    fn replies_can_be_left_out() {
-        for workers in [1, 4] {
-            let mut node = Node::new(workers);
-            let client = node.client();
-            node.check(client, "CLIENT REPLY SKIP", "");
-            node.check(client, "SET a 1", "");
-            node.check(client, "GET a", "$1|1|");
-            node.feed(client, b"CLIENT REPLY SKIP\r\nCLIENT REPLY SKIP\r\nGET a\r\nPING\r\n");
-            node.settle();
-            assert_eq!(node.text(client), "+PONG|");
-            node.check(client, "CLIENT REPLY OFF", "");
-            for n in 0..10 {
-                node.check(client, &format!("SET {n} {n}"), "");
-            }
-            node.check(client, "DEL 0 1 2 3 4 5 6 7 8", "");
-            node.check(client, "FOO", "");
-            node.check(client, "CLIENT REPLY SKIP", "");
-            node.check(client, "PING", "");
-            node.check(client, "CLIENT LIST", "");
-            node.check(client, "CLIENT REPLY ON", "+OK|");
-            node.check(client, "GET 9", "$1|9|");
-            node.check(client, "GET 8", "$-1|");
-        }
-    }
-
-    #[test]
-    fn a_pause_holds_commands_back() {
-        let mut node = Node::new(2);
-        let (a, b) = (node.client(), node.client());
-        node.check(a, "CLIENT PAUSE 100 WRITE", "+OK|");
-        node.check(b, "GET a", "$-1|");
-        node.feed(b, b"SET a 1\r\nGET a\r\n");
-        node.settle();
-        node.check(a, "PUBLISH c m", "");
-        node.advance(99);
-        assert_eq!(node.text(b), "");
-        node.advance(1);
-        assert_eq!(node.text(b), "+OK|$1|1|");
-        assert_eq!(node.text(a), ":0|");
-
-        node.check(a, "CLIENT PAUSE 1000 WRITE", "+OK|");
-        node.check(b, "MULTI", "+OK|");
-        node.check(b, "PING", "+QUEUED|");
-        node.check(b, "EXEC", "*1|+PONG|");
-        node.check(b, "SET a 2", "");
-        node.check(a, "CLIENT UNPAUSE", "+OK|");
-        assert_eq!(node.text(b), "+OK|");
-
-        node.check(a, "CLIENT PAUSE 50", "+OK|");
-        node.check(a, "PING", "");
-        node.check(b, "PING", "");
-        node.disconnect(b);
-        node.advance(50);
-        assert_eq!(node.text(a), "+PONG|");
-        node.check(a, "CLIENT PAUSE x", "-ERR timeout is not an integer or out of range|");
-        node.check(a, "CLIENT PAUSE -1", "-ERR timeout is negative|");
-        node.check(a, "CLIENT PAUSE 1 x", "-ERR CLIENT PAUSE mode must be WRITE or ALL|");
-    }
-
-    #[test]
-    fn names_are_checked() {
-        let mut node = Node::new(1);
-        let client = node.client();
-        node.check(client, "CLIENT GETNAME", "$-1|");
-        node.check(
-            client,
-            "CLIENT SETNAME \"a b\"",
-            "-ERR Client names cannot contain spaces, newlines or special characters.|",
-        );
-        node.check(
-            client,
-            "CLIENT SETINFO lib-ver \"a b\"",
-            "-ERR lib-ver cannot contain spaces, newlines or special characters.|",
-        );
-        node.check(client, "CLIENT SETINFO foo x", "-ERR Unrecognized option 'foo'|");
-        node.check(client, "CLIENT NO-EVICT x", "-ERR syntax error|");
-        node.check(client, "CLIENT NO-EVICT on", "+OK|");
-        assert!(node.run(client, "CLIENT INFO").contains(" flags=e "));
-        node.check(client, "CLIENT ID", ":1|");
-        node.check(client, "CLIENT UNBLOCK 1", ":0|");
-        node.check(client, "CLIENT GETREDIR", ":-1|");
-    }
 }

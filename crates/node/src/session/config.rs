@@ -28,7 +28,7 @@ pub(super) const SUBS: &[Sub] = &[
         name: "resetstat",
         arity: 2,
         flags: ADMIN,
-        run: |worker, conn, _| worker.ask(conn, Question::ResetStats),
+        run: |worker, conn, _| worker.ask(conn, &Question::ResetStats),
     },
     Sub { name: "rewrite", arity: 2, flags: ADMIN, run: rewrite },
     Sub { name: "set", arity: -4, flags: ADMIN, run: set },
@@ -134,7 +134,7 @@ impl Setting {
 
 /// A number of bytes with an optional unit: `k` is 1,000 and `kb` is 1,024, and so on.
 fn memory(text: &[u8]) -> Option<i64> {
-    let digits = text.iter().position(|b| !(b.is_ascii_digit() || *b == b'-'));
+    let digits = text.iter().position(|b| !b.is_ascii_digit());
     let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
     let factor = match unit.to_ascii_lowercase().as_slice() {
         b"" | b"b" => 1,
@@ -222,8 +222,8 @@ fn get(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
 
 /// Nothing changes unless every name and value is valid.
 fn set(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
-    if args.len() % 2 != 0 {
-        return conn.error("ERR wrong number of arguments for 'config|set' command");
+    if !args.len().is_multiple_of(2) {
+        return conn.error("ERR syntax error");
     }
     let pairs: Vec<(String, &[u8])> = args[2..]
         .chunks_exact(2)
@@ -231,7 +231,7 @@ fn set(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         .collect();
     match valid(worker, &pairs) {
         Ok(values) if values.is_empty() => conn.reply().ok(),
-        Ok(values) => worker.ask(conn, Question::ConfigSet(values)),
+        Ok(values) => worker.ask(conn, &Question::ConfigSet(values)),
         Err(text) => conn.error(&text),
     }
 }
@@ -329,6 +329,7 @@ mod tests {
                 &format!("{failed} 'hll-sparse-max-bytes') - argument must be a memory value"),
             ),
             ("a", "-ERR wrong number of arguments for 'config|set' command"),
+            ("a b c", "-ERR syntax error"),
         ] {
             node.check(a, &format!("CONFIG SET {line}"), &format!("{error}|"));
         }

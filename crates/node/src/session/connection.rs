@@ -150,7 +150,7 @@ fn select(_: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         None => conn.error("ERR value is not an integer or out of range"),
         Some(0) => conn.reply().ok(),
         Some(n) if i32::try_from(n).is_err() => {
-            conn.error("ERR value is out of range, value must between -2147483648 and 2147483647")
+            conn.error("ERR value is out of range, value must between -2147483648 and 2147483647");
         }
         Some(_) => conn.error("ERR DB index is out of range"),
     }

@@ -1,18 +1,18 @@
 //! A line on each command, and its arguments, for COMMAND DOCS.
 //!
-//! Arguments are written as in manuals: `[…]` may be left out, `…...` may be repeated.
+//! Arguments are written as in manuals: `[a]` may be left out, `a...` may be repeated.
+
+mod table;
 
 use quorate_resp::Reply;
-
-/// Name, arguments and summary, by group.
-const DOCS: &[(&str, &str, &str)] = &[];
+use table::DOCS;
 
 /// Writes what is known of a command as a map.
 pub(super) fn write(reply: &mut Reply<'_>, group: &str, name: &str, since: &str) {
-    let (_, syntax, summary) = DOCS.iter().find(|(n, _, _)| *n == name).unwrap_or(&("", "", ""));
+    let (_, syntax, summary) = documented(name).unwrap_or(("", "", ""));
     let arguments = arguments(syntax);
     reply.map(if arguments.is_empty() { 3 } else { 4 });
-    for (field, value) in [("summary", *summary), ("since", since), ("group", group)] {
+    for (field, value) in [("summary", summary), ("since", since), ("group", group)] {
         reply.bulk(field.as_bytes());
         reply.bulk(value.as_bytes());
     }
@@ -39,6 +39,10 @@ pub(super) fn write(reply: &mut Reply<'_>, group: &str, name: &str, since: &str)
             }
         }
     }
+}
+
+fn documented(name: &str) -> Option<(&'static str, &'static str, &'static str)> {
+    DOCS.binary_search_by_key(&name, |(n, _, _)| n).ok().map(|at| DOCS[at])
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +84,18 @@ fn argument(text: &str) -> Argument<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_command_is_documented() {
+        assert!(DOCS.is_sorted_by_key(|(name, _, _)| *name));
+        let missing: Vec<&str> = crate::dispatch::Commands::new()
+            .all()
+            .into_iter()
+            .map(|(_, command)| command.name())
+            .filter(|name| documented(name).is_none())
+            .collect();
+        assert_eq!(missing, Vec::<&str>::new());
+    }
 
     #[test]
     fn a_syntax_is_taken_apart() {

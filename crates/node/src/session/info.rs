@@ -36,7 +36,7 @@ const SECTIONS: &[(&str, bool, Section)] = &[
 
 pub(super) fn info_command(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
     let sections = args[1..].iter().map(|section| section.to_vec()).collect();
-    worker.ask(conn, Question::Info(sections));
+    worker.ask(conn, &Question::Info(sections));
 }
 
 fn line(out: &mut String, name: &str, value: impl std::fmt::Display) {
@@ -94,7 +94,7 @@ fn server(worker: &Worker, _: &Stats, out: &mut String) {
     line(out, "uptime_in_days", uptime / 86_400);
     line(out, "hz", 10);
     line(out, "configured_hz", 10);
-    line(out, "lru_clock", worker.now.wall / 1000 & 0xff_ffff);
+    line(out, "lru_clock", (worker.now.wall / 1000) & 0xff_ffff);
     line(out, "config_file", &about.config_file);
     line(out, "io_threads_active", u8::from(worker.config.workers > 1));
 }
