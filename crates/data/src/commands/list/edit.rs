@@ -8,7 +8,7 @@
 
 use super::{End, position};
 use crate::coll_mut::CollMut;
-use crate::db::Db;
+use crate::db::{Db, Value};
 use crate::entry::{Coll, Kind};
 use crate::error::Error;
 use crate::parse;
@@ -123,6 +123,29 @@ impl<'a> ListMut<'a> {
             End::Right => elements.next_back(),
         }
     }
+}
+
+/// A list of `elements` as a value for [`crate::Db::put_value`].
+pub(crate) fn value(settings: &Settings, elements: &[Val]) -> Value {
+    let packed_bytes = elements.iter().map(|element| packed_len(element)).sum();
+    let large = exceeds(settings, LISTPACK_FRAME + packed_bytes, elements.len());
+    let mut named: Vec<(Sub, Val)> = Vec::with_capacity(elements.len());
+    for element in elements {
+        let sub = named.last().map_or_else(position::only, |(last, _)| position::after(last));
+        named.push((sub, element.clone()));
+    }
+    Value::Coll {
+        kind: Kind::List,
+        encoding: if large { QUICKLIST } else { LISTPACK },
+        aux: encode_bytes(packed_bytes),
+        elements: named,
+    }
+}
+
+/// What the collection's aux holds for `packed_bytes`.
+fn encode_bytes(packed_bytes: usize) -> Vec<u8> {
+    let zeros = (packed_bytes as u64).leading_zeros() as usize / 8;
+    (packed_bytes as u64).to_le_bytes()[..8 - zeros].to_vec()
 }
 
 /// True if a listpack of `bytes` with `entries` is larger than `list-max-listpack-size` allows.
