@@ -56,7 +56,7 @@ fn read_content(source: &mut Source<'_>, kind: u8, payload_bytes: usize) -> Opti
         kind::LIST_QUICKLIST_2 => Content::List(quicklist(source, quicklist_node)?),
         kind::SET_INTSET => {
             let string = source.string()?;
-            Content::Set(packed::intset(&string)?.map(|n| decimal(n)).collect())
+            Content::Set(packed::intset(&string)?.map(decimal).collect())
         }
         kind::SET_LISTPACK => Content::Set(texts(&listpack::elements(&source.string()?)?)),
         kind::HASH_ZIPMAP => {
@@ -86,9 +86,7 @@ fn read_content(source: &mut Source<'_>, kind: u8, payload_bytes: usize) -> Opti
 fn into_value(content: Content, settings: &Settings) -> Option<Value> {
     match content {
         Content::String(string) => Some(Value::String(string, false)),
-        Content::List(elements) => {
-            (!elements.is_empty()).then(|| list::value(settings, &elements))
-        }
+        Content::List(elements) => (!elements.is_empty()).then(|| list::value(settings, &elements)),
         Content::Set(mut members) => {
             let unique = sort_unique(&mut members, |member| member);
             unique.then(|| set::value(settings, members))
@@ -213,7 +211,8 @@ impl<'a> Source<'a> {
             Head::Number(width) => Some(Element::Number(signed(self.0.take(width)?)).text()),
             Head::Compressed => {
                 let compressed = usize::try_from(self.len()?).ok()?;
-                let len = usize::try_from(self.len()?).ok().filter(|&len| len <= VALUE_BYTES_MAX)?;
+                let len =
+                    usize::try_from(self.len()?).ok().filter(|&len| len <= VALUE_BYTES_MAX)?;
                 lzf::decompress(self.0.take(compressed)?, len).map(Cow::Owned)
             }
         }

@@ -148,10 +148,8 @@ pub(super) fn read(
     payload_bytes: usize,
 ) -> Option<PortableStream<'static>> {
     let mut stream = PortableStream::default();
-    let mut entries = Entries {
-        entries: Vec::new(),
-        budget: payload_bytes.saturating_mul(EXPANSION_MAX),
-    };
+    let mut entries =
+        Entries { entries: Vec::new(), budget: payload_bytes.saturating_mul(EXPANSION_MAX) };
     for _ in 0..source.len()? {
         let master = u128::from_be_bytes(source.string()?.as_ref().try_into().ok()?);
         entries.read_node(master, &source.string()?)?;
@@ -184,8 +182,8 @@ impl Entries {
     fn read_node(&mut self, master: u128, pack: &[u8]) -> Option<()> {
         let elements = listpack::elements(pack)?;
         let mut elements = elements.into_iter();
-        let mut number = |from: &mut std::vec::IntoIter<Element<'_>>| from.next()?.number();
-        let count = usize::try_from(number(&mut elements)?).ok()?;
+        let number = |from: &mut std::vec::IntoIter<Element<'_>>| from.next()?.number();
+        let claimed = usize::try_from(number(&mut elements)?).ok()?;
         let deleted = usize::try_from(number(&mut elements)?).ok()?;
         let width = usize::try_from(number(&mut elements)?).ok()?;
         if width > elements.len() {
@@ -202,8 +200,7 @@ impl Entries {
             let flags = number(&mut elements)?;
             let (ms, seq) = (number(&mut elements)?, number(&mut elements)?);
             let same = flags & SAME_FIELDS != 0;
-            let width =
-                if same { width } else { usize::try_from(number(&mut elements)?).ok()? };
+            let width = if same { width } else { usize::try_from(number(&mut elements)?).ok()? };
             let count = if same { width } else { width.checked_mul(2)? };
             if flags & !(DELETED | SAME_FIELDS) != 0 || width == 0 || count > elements.len() {
                 return None;
@@ -230,7 +227,7 @@ impl Entries {
             let seq = (master as u64).wrapping_add_signed(seq);
             self.entries.push((u128::from(ms) << 64 | u128::from(seq), fields(&strings).into()));
         }
-        (live == count && dead == deleted).then_some(())
+        (live == claimed && dead == deleted).then_some(())
     }
 }
 

@@ -128,7 +128,7 @@ mod tests {
         let good = list(&entries);
         assert_eq!(elements(&good), Some(want));
         // Length, last entry, count, the length of a previous entry, and the end.
-        for at in [0, 4, 8, 14, good.len() - 1] {
+        for at in [0, 4, 8, 15, good.len() - 1] {
             let mut bad = good.clone();
             bad[at] ^= 1;
             assert_eq!(elements(&bad), None, "byte {at}");

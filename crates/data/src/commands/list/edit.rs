@@ -110,8 +110,7 @@ impl<'a> ListMut<'a> {
                 self.encoding = LISTPACK;
             }
         }
-        let zeros = (self.packed_bytes as u64).leading_zeros() as usize / 8;
-        self.coll.set_aux(&(self.packed_bytes as u64).to_le_bytes()[..8 - zeros]);
+        self.coll.set_aux(trim(&(self.packed_bytes as u64).to_le_bytes()));
         self.coll.set_encoding(self.encoding);
         self.coll.len()
     }
@@ -127,7 +126,7 @@ impl<'a> ListMut<'a> {
 
 /// A list of `elements` as a value for [`crate::Db::put_value`].
 pub(crate) fn value(settings: &Settings, elements: &[Val]) -> Value {
-    let packed_bytes = elements.iter().map(|element| packed_len(element)).sum();
+    let packed_bytes: usize = elements.iter().map(|element| packed_len(element)).sum();
     let large = exceeds(settings, LISTPACK_FRAME + packed_bytes, elements.len());
     let mut named: Vec<(Sub, Val)> = Vec::with_capacity(elements.len());
     for element in elements {
@@ -137,15 +136,15 @@ pub(crate) fn value(settings: &Settings, elements: &[Val]) -> Value {
     Value::Coll {
         kind: Kind::List,
         encoding: if large { QUICKLIST } else { LISTPACK },
-        aux: encode_bytes(packed_bytes),
+        aux: trim(&(packed_bytes as u64).to_le_bytes()).to_vec(),
         elements: named,
     }
 }
 
-/// What the collection's aux holds for `packed_bytes`.
-fn encode_bytes(packed_bytes: usize) -> Vec<u8> {
-    let zeros = (packed_bytes as u64).leading_zeros() as usize / 8;
-    (packed_bytes as u64).to_le_bytes()[..8 - zeros].to_vec()
+/// A little-endian integer without its high zero bytes.
+fn trim(number: &[u8; 8]) -> &[u8] {
+    let len = number.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    &number[..len]
 }
 
 /// True if a listpack of `bytes` with `entries` is larger than `list-max-listpack-size` allows.

@@ -23,7 +23,9 @@ impl Progress {
             Some(read) if group.last >= self.first && !self.has_deletions_from(group.last) => {
                 group.entries_read = Some(read + 1);
             }
-            _ if self.header.added > 0 => group.entries_read = counter_at(&self.header, self.first, id),
+            _ if self.header.added > 0 => {
+                group.entries_read = counter_at(&self.header, self.first, id)
+            }
             _ => {}
         }
         group.last = id;

@@ -4,13 +4,13 @@
 
 use super::super::progress;
 use super::{
-    Consumer, Group, Header, OWNED, PENDING, Pending, STORED, View, consumer_sub, entry_sub, group_sub,
-    numbered_id,
+    Consumer, Group, Header, OWNED, PENDING, Pending, STORED, View, consumer_sub, entry_sub,
+    group_sub, numbered_id,
 };
+use crate::commands::stream::id::Id;
 use crate::db::Value;
 use crate::entry::{Coll, Kind};
 use crate::sorted::{Sub, Val};
-use crate::commands::stream::id::Id;
 use quorate_base::codec::{Reader, put_bytes, put_varint};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -100,7 +100,10 @@ impl<'a> PortableStream<'a> {
             max_deleted: number(header.max_deleted),
             added: Some(header.added),
             entries: entries.map(|(id, fields)| (number(id), Cow::Borrowed(fields))).collect(),
-            groups: view.groups().map(|(name, group)| PortableGroup::of(view, name, &group)).collect(),
+            groups: view
+                .groups()
+                .map(|(name, group)| PortableGroup::of(view, name, &group))
+                .collect(),
         }
     }
 
@@ -172,11 +175,8 @@ impl<'a> PortableGroup<'a> {
             *next_number = number.checked_add(1)?;
             Some(number)
         };
-        let group = Group {
-            number: take_number()?,
-            last: id(self.last),
-            entries_read: self.entries_read,
-        };
+        let group =
+            Group { number: take_number()?, last: id(self.last), entries_read: self.entries_read };
         if self.entries_read.is_some_and(|read| read > NUMBER_MAX) {
             return None;
         }
