@@ -1,4 +1,6 @@
 use super::*;
+use crate::db::Value;
+use crate::entry::Kind;
 use crate::testing::Harness;
 use proptest::prelude::*;
 
@@ -118,6 +120,22 @@ fn payloads_of_redis_6_2_are_restored() {
     );
 }
 
+#[test]
+fn types_of_the_oldest_servers_are_restored() {
+    let check = |body: &[u8], command: &str, want: &str| {
+        let mut payload = body.to_vec();
+        seal(&mut payload);
+        restored(&hex(&payload), command, want);
+    };
+    let scores = "*6|$1|c|$4|-inf|$1|a|$3|1.5|$1|b|$3|inf|";
+    check(b"\x03\x03\x01a\x031.5\x01b\xfe\x01c\xff", "ZRANGE k 0 -1 WITHSCORES", scores);
+    let map = b"\x09\x10\x02\x01f\x03\x02val__\x01n\x01\x007\xff";
+    check(map, "HGETALL k", "*4|$1|f|$3|val|$1|n|$1|7|");
+    let list = b"\x0a\x0f\x0f\0\0\0\x0c\0\0\0\x02\0\0\xf2\x02\xf3\xff";
+    check(list, "LRANGE k 0 -1", "*2|$1|1|$1|2|");
+    check(b"\x01\x02\xc0\x05\x01a", "LRANGE k 0 -1", "*2|$1|5|$1|a|");
+}
+
 /// With a deleted entry, fields of its own, two groups, and a consumer that never read.
 const STREAM_7_2: &str = "15011000000000000000050000000000000001404a4a0000001900020101010201816602816702000102010001000\
      101018374776f040501030100010101020185746872656506050100010201dfff020101856f746865720681780206\
@@ -142,7 +160,7 @@ fn payloads_of_valkey_and_redis_7_2_are_restored() {
     assert_eq!(reply(&mut h, &[b"RESTORE", b"k", b"0", &bytes(STREAM_7_2)]), "+OK|");
     let info = h.run("XINFO STREAM k FULL");
     for part in [
-        "$22|max-deleted-entry-id|$3|5-2|",
+        "$20|max-deleted-entry-id|$3|5-2|",
         "$13|entries-added|:3|",
         "$4|name|$4|idle|$9|seen-time|:1795573960804|$11|active-time|:-1|",
     ] {
@@ -375,14 +393,22 @@ proptest! {
         let payload = dump_of(&mut h, "k");
         prop_assert_eq!(reply(&mut h, &[b"RESTORE", b"other", b"0", &payload]), "+OK|");
         h.check_replica();
-        let (value, _) = h.db.value(b"k").expect("memory").expect("it was built");
-        let (other, _) = h.db.value(b"other").expect("memory").expect("it was restored");
-        if !matches!(value, crate::db::Value::Coll { kind: crate::entry::Kind::Stream, .. }) {
-            prop_assert_eq!(&value, &other);
+        let mut value = |key| h.db.value(key).expect("memory").expect("it was made").0;
+        match (value(b"k"), value(b"other")) {
+            (Value::Coll { kind: Kind::Stream, .. }, _) => {}
+            // The history of a collection may have given it a larger encoding than it needs.
+            (
+                Value::Coll { kind, aux, elements, .. },
+                Value::Coll { kind: other_kind, aux: other_aux, elements: other_elements, .. },
+            ) => {
+                prop_assert_eq!((kind, aux), (other_kind, other_aux));
+                prop_assert_eq!(elements, other_elements);
+            }
+            (value, other) => prop_assert_eq!(value, other),
         }
         // A stream's groups and consumers may get other numbers, in the order of their names.
         prop_assert_eq!(dump_of(&mut h, "other"), payload);
-        for question in ["XINFO STREAM k FULL COUNT 0", "XRANGE k - +", "OBJECT ENCODING k"] {
+        for question in ["XINFO STREAM k FULL COUNT 0", "XRANGE k - +", "TYPE k"] {
             let want = h.run(question);
             prop_assert_eq!(h.run(&question.replace("k", "other")), want);
         }

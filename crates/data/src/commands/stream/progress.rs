@@ -24,7 +24,7 @@ impl Progress {
                 group.entries_read = Some(read + 1);
             }
             _ if self.header.added > 0 => {
-                group.entries_read = counter_at(&self.header, self.first, id)
+                group.entries_read = counter_at(&self.header, self.first, id);
             }
             _ => {}
         }
