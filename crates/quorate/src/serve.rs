@@ -166,7 +166,7 @@ impl Node {
         let workers = node_config.workers;
         let mut starts: Vec<Vec<ShardStart>> = (0..workers).map(|_| Vec::new()).collect();
         let mut durable = HashMap::new();
-        let (mut keys, mut replayed) = (0, 0);
+        let mut replayed = 0;
         for space in node_config.map.spaces() {
             let durability = node_config.spaces[usize::from(space.id)].durability;
             for shard in space.first..space.first + space.shards {
@@ -174,7 +174,6 @@ impl Node {
                 durable.insert(shard, table.mark().applied);
                 let (start, entries) =
                     restore(shard, table, &mut recovered, durability, dir.identity.seed)?;
-                keys += start.keyspace.keys();
                 replayed += entries;
                 starts[usize::from(home(shard, workers))].push(start);
             }
@@ -195,7 +194,7 @@ impl Node {
             store: store_sender.clone(),
             workers: Vec::new(),
             others: Vec::new(),
-            keys,
+            keys: 0,
             replayed,
             cut_bytes,
         };
@@ -222,6 +221,7 @@ impl Node {
         for ((id, starts), inbox) in (0..workers).zip(starts).zip(receivers) {
             let seed = datadir::random().map_err(ServeError::Thread)?;
             let worker = Worker::new(id, Arc::clone(&node_config), starts, seed)?;
+            node.keys += worker.keys();
             let outlets = outlets.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -214,9 +214,9 @@ impl Shared {
                     () = self.deadline.notified() => continue,
                 }
             }
+            // The tail sets the next deadline, which may be the same moment again.
+            self.wanted.set(None);
             self.step(Event::Tick);
-            // The tail sets the next deadline.
-            self.deadline.notified().await;
         }
     }
 
