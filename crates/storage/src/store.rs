@@ -27,6 +27,7 @@ mod error;
 mod files;
 mod gone;
 mod keys;
+mod recent;
 mod shard;
 mod snapshot;
 #[cfg(test)]
