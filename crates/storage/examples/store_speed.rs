@@ -1,7 +1,7 @@
 //! What the store costs on this machine: bulk writing, overwriting, reopening, point reads and a
 //! full scan. Other work on the machine disturbs wall time much and CPU time little.
 //!
-//! `cargo run --release -p quorate-storage --example store_speed [directory] [records]`
+//! `cargo run --release -p quorate-storage --example store_speed [directory] [records] [shards]`
 
 use quorate_base::Prng;
 use quorate_data::table::{Flush, Mark, TableOp};
@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const SHARDS: u32 = 16;
 const VALUE_BYTES: usize = 100;
 const FLUSH_BYTES: usize = 1 << 20;
 const PERSIST_BYTES: u64 = 8 << 20;
@@ -23,14 +22,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let dir = args.next().map_or_else(|| std::env::temp_dir().join("store_speed"), PathBuf::from);
     let records: u64 = args.next().map_or(Ok(2_000_000), |n| n.parse())?;
+    let shards = args.next().map_or(Ok(16), |n| n.parse())?;
     for (distinct, rounds) in [(records, 1), (records / 2, 3)] {
         println!("{distinct} records, each written {rounds} times");
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
         }
-        write(&dir, distinct, rounds)?;
-        read(&dir, distinct)?;
-        clear(&dir)?;
+        write(&dir, distinct, rounds, shards)?;
+        read(&dir, distinct, shards)?;
+        clear(&dir, shards)?;
     }
     std::fs::remove_dir_all(&dir)?;
     Ok(())
@@ -41,12 +41,12 @@ fn open(dir: &Path) -> Result<Store, StoreError> {
 }
 
 /// Record `n` lies in this shard, at a place that scatters.
-fn key(n: u64) -> (u32, Vec<u8>) {
+fn key(n: u64, shards: u32) -> (u32, Vec<u8>) {
     let hash = Prng::new(n).next_u64();
     let mut key = (hash >> 1).to_be_bytes().to_vec();
     key.push(0);
     key.extend(format!("record:{n:012}").bytes());
-    ((hash % u64::from(SHARDS)) as u32, key)
+    ((hash % u64::from(shards)) as u32, key)
 }
 
 /// Half of a value repeats, as text does.
@@ -89,18 +89,18 @@ impl Spent {
     }
 }
 
-fn write(dir: &Path, distinct: u64, rounds: u64) -> Result<(), StoreError> {
+fn write(dir: &Path, distinct: u64, rounds: u64, shards: u32) -> Result<(), StoreError> {
     let store = open(dir)?;
-    let mut pending: Vec<(Vec<TableOp>, usize, u64)> = vec![(Vec::new(), 0, 0); SHARDS as usize];
+    let mut pending: Vec<(Vec<TableOp>, usize, u64)> = vec![(Vec::new(), 0, 0); shards as usize];
     let (mut writing, mut persisting, mut maintaining) =
         (Spent::default(), Spent::default(), Spent::default());
     let records = distinct * rounds;
     for n in 0..=records {
         let last = n == records;
         let target = if last {
-            0..SHARDS
+            0..shards
         } else {
-            let ((shard, key), value) = (key(n % distinct), value(n));
+            let ((shard, key), value) = (key(n % distinct, shards), value(n));
             let (ops, size, keys) = &mut pending[shard as usize];
             *size += key.len() + value.len();
             *keys += 1;
@@ -131,11 +131,11 @@ fn write(dir: &Path, distinct: u64, rounds: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn read(dir: &Path, records: u64) -> Result<(), Box<dyn std::error::Error>> {
+fn read(dir: &Path, records: u64, shards: u32) -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let store = open(dir)?;
     println!("open: {:.1?}", start.elapsed());
-    let tables: Vec<_> = (0..SHARDS).map(|shard| store.table(shard)).collect();
+    let tables: Vec<_> = (0..shards).map(|shard| store.table(shard)).collect();
     let mut scanning = Spent::default();
     let seen = scanning.on(|| {
         let mut seen = 0u64;
@@ -151,8 +151,8 @@ fn read(dir: &Path, records: u64) -> Result<(), Box<dyn std::error::Error>> {
     scanning.print("scan", seen);
     let (mut found, mut absent) = (Spent::default(), Spent::default());
     let mut prng = Prng::new(7);
-    let hits: Vec<_> = (0..READS).map(|_| key(prng.below(records))).collect();
-    let misses: Vec<_> = (records..records + READS).map(key).collect();
+    let hits: Vec<_> = (0..READS).map(|_| key(prng.below(records), shards)).collect();
+    let misses: Vec<_> = (records..records + READS).map(|n| key(n, shards)).collect();
     for (keys, expected, spent) in
         [(hits, Some(VALUE_BYTES), &mut found), (misses, None, &mut absent)]
     {
@@ -168,10 +168,10 @@ fn read(dir: &Path, records: u64) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn clear(dir: &Path) -> Result<(), StoreError> {
+fn clear(dir: &Path, shards: u32) -> Result<(), StoreError> {
     let store = open(dir)?;
     let start = Instant::now();
-    for shard in 0..SHARDS {
+    for shard in 0..shards {
         store.write(Flush { shard, mark: Mark::default(), clear: true, ops: Vec::new() })?;
         store.persist(shard)?;
         while store.maintain(shard)? {}
@@ -182,8 +182,6 @@ fn clear(dir: &Path) -> Result<(), StoreError> {
 
 /// User and system time of this process so far, in seconds.
 fn cpu_seconds() -> f64 {
-    // Nanoseconds on a CPU; the first field. The process has one thread.
-    let Ok(stat) = std::fs::read_to_string("/proc/self/schedstat") else { return 0.0 };
-    let ran = stat.split_whitespace().next().and_then(|f| f.parse::<f64>().ok());
-    ran.unwrap_or_default() / 1e9
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 /// Runs beyond which neighbours of similar size are merged. Every read looks through all.
 const RUNS_MAX: usize = if cfg!(test) { 2 } else { 8 };
-const CHUNK_BYTES: usize = 256 << 10;
-/// Longer values are kept as they came.
-const PACKED_MAX: usize = 16 << 10;
+/// Small enough to be copied twice while the processor's cache holds it.
+const CHUNK_BYTES: usize = 32 << 10;
+/// Longer values have an allocation of their own.
+const PACKED_MAX: usize = 4 << 10;
 
 /// Pairs in the order of their keys, each key once.
 type Run = Arc<Vec<InternalValue>>;
@@ -180,8 +181,8 @@ enum Value {
 
 impl Batch {
     pub(super) fn new(seqno: SeqNo) -> Self {
-        let (chunk, packed, pairs) = Default::default();
-        Self { seqno, chunk, packed, pairs, bytes: 0 }
+        let chunk = Vec::with_capacity(CHUNK_BYTES + PACKED_MAX);
+        Self { seqno, chunk, packed: Vec::new(), pairs: Vec::new(), bytes: 0 }
     }
 
     /// Adds puts and deletes of keys of the table. Prefixes are not for it.

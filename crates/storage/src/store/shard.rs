@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 /// Overlapping runs at which `maintain` merges the youngest level. Every read looks through all.
-const RUNS_MERGE: usize = if cfg!(test) { 4 } else { 16 };
+pub(super) const RUNS_MERGE: usize = if cfg!(test) { 4 } else { 16 };
 /// Runs at which `persist` compacts by itself before it adds one. The manifest counts at most 255.
 const RUNS_MAX: usize = if cfg!(test) { 6 } else { 48 };
 /// What the manifest can count; beyond it tables would be lost.
