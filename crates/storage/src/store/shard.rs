@@ -34,6 +34,8 @@ pub(super) struct Generation {
     pub(super) dir: PathBuf,
     pub(super) tree: Tree,
     seqno: SequenceNumberCounter,
+    /// Held by the one compaction under way.
+    compacting: Mutex<()>,
 }
 
 impl Generation {
@@ -49,7 +51,7 @@ impl Generation {
             return Err(StoreError::damaged(&dir, "it is a tree of another kind"));
         };
         seqno.fetch_max(tree.get_highest_seqno().map_or(0, |highest| highest + 1));
-        Ok(Arc::new(Self { number, dir, tree, seqno }))
+        Ok(Arc::new(Self { number, dir, tree, seqno, compacting: Mutex::new(()) }))
     }
 
     /// Above the number of every completed write.
@@ -57,20 +59,26 @@ impl Generation {
         self.seqno.get()
     }
 
-    /// One step of compaction; true if it changed anything. Pairs at or above `watermark` keep
-    /// their sequence numbers.
+    /// One step of compaction; true if it changed anything, which it does not beside another
+    /// thread's. Pairs at or above `watermark` keep their sequence numbers.
     ///
     /// Level 0 collects the runs of persists, the last level is the base, and each level between
     /// holds at most one run: what level 0 once was. The base is merged only with about as much as
     /// it holds, or when no level is free. So every pair is rewritten few times, and what is
     /// overwritten or removed takes no more room than what is not, and the young runs.
     fn compact(&self, watermark: SeqNo) -> Result<bool, StoreError> {
+        // What is chosen must still hold when it is done: merging level 0 past an occupied level
+        // would bring back old values.
+        let Ok(_compacting) = self.compacting.try_lock() else { return Ok(false) };
         let fail = |e| StoreError::tree("compact", &self.dir, e);
         let version = self.tree.current_version();
         if self.tree.l0_run_count() < RUNS_MERGE {
             return Ok(false);
         }
-        let sizes: Vec<u64> = version.iter_levels().map(|level| level.size()).collect();
+        let mut sizes = Vec::new();
+        for level in version.iter_levels() {
+            sizes.push(level.size());
+        }
         let (base, above) = sizes.split_last().expect("a tree has levels");
         let free = above.iter().skip(1).take_while(|size| **size == 0).count();
         if free == 0 || above.iter().sum::<u64>() >= *base {
@@ -286,7 +294,7 @@ impl Shard {
         if writer.recent.is_empty() {
             return Ok(());
         }
-        // Unless another thread's compaction holds the youngest level, this leaves few runs.
+        // Unless another thread compacts, this leaves few runs.
         while live.tree.l0_run_count() >= RUNS_MAX && live.compact(writer.watermark(&live))? {}
         let runs = live.tree.l0_run_count();
         assert!(runs < RUNS_LIMIT, "{runs} runs await compaction in {}", live.dir.display());
