@@ -6,7 +6,7 @@
 //! hash     field                                → value
 //! set      member                               → (empty)
 //! zset     'm' │ member                         → score, f64 bits LE
-//!          's' │ sortable score u64 BE │ member → (empty)
+//!          's' │ sortable score u64 BE │ member → (empty), or 1 if the score is -0
 //! list     position, see list.rs                → element
 //! stream   'e' │ id 16 B BE                     → fields and values; groups: see stream.rs
 //! ```
@@ -14,6 +14,7 @@
 use crate::command::Spec;
 
 mod bitmap;
+mod dump;
 mod expire;
 mod generic;
 mod geo;
@@ -34,6 +35,7 @@ pub(crate) const FAMILIES: &[(&str, &[Spec])] = &[
     ("generic", generic::COMMANDS),
     ("generic", expire::COMMANDS),
     ("generic", sort::COMMANDS),
+    ("generic", dump::COMMANDS),
     ("string", string::COMMANDS),
     ("bitmap", bitmap::COMMANDS),
     ("hash", hash::COMMANDS),

@@ -16,13 +16,18 @@ use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::Block;
+use quorate_data::db::WARM_MAX;
 use quorate_data::effects::ReplayError;
+use quorate_data::place::Place;
 use quorate_data::settings::Settings;
 use quorate_data::{Ctx, Db, Keyspace, Spec};
 use quorate_log::{Log, Outputs, Record};
-use quorate_resp::{Proto, Reply};
+use quorate_resp::{Proto, Reply, look_ahead};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+
+/// Input of at least so many bytes may be a pipeline worth looking ahead in.
+const PIPELINE_BYTES_MIN: usize = 200;
 
 /// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -56,6 +61,12 @@ pub struct Worker {
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
     pub(crate) stopping: bool,
+    /// `CLIENT PAUSE`.
+    pub(crate) pause: Option<Pause>,
+    /// Clients that wait for its end, in the order in which they came.
+    pub(crate) held: Vec<ConnId>,
+    /// When the first event came.
+    pub(crate) started: Time,
 
     // The current turn.
     turn: u64,
@@ -63,6 +74,8 @@ pub struct Worker {
     pub(crate) now: Time,
     touched: Vec<ShardId>,
     pub(crate) active: Vec<ConnId>,
+    /// What the pipeline at hand looks up.
+    places: Vec<Place>,
     /// Jobs of other workers' clients whose replies may be complete.
     pub(crate) replying: Vec<JobId>,
     pub(crate) effects: Vec<Effect>,
@@ -139,11 +152,15 @@ impl Worker {
             prng: Prng::new(seed),
             disk_full: false,
             stopping: false,
+            pause: None,
+            held: Vec::new(),
+            started: Time::default(),
             turn: 0,
             turn_begun: false,
             now: Time::default(),
             touched: Vec::new(),
             active: Vec::new(),
+            places: Vec::new(),
             replying: Vec::new(),
             effects: Vec::new(),
             outputs: Outputs::default(),
@@ -188,6 +205,7 @@ impl Worker {
     pub fn end_turn(&mut self, effects: &mut Vec<Effect>) {
         self.propose_touched();
         self.send_replies();
+        self.cut();
         self.return_shards();
         self.turn_begun = false;
         effects.append(&mut self.effects);
@@ -197,10 +215,18 @@ impl Worker {
     pub fn next_deadline(&self) -> Option<Millis> {
         let blocked = self.deadlines.first().map(|&(at, _)| at);
         let upkeep = self.upkeep_deadline();
-        match (blocked, upkeep) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let pause = self.pause.map(|pause| pause.until);
+        [blocked, upkeep, pause].into_iter().flatten().min()
+    }
+
+    /// How many frames, with how many bytes, are on their way to the journal.
+    pub(crate) fn journal_backlog(&self) -> (u64, u64) {
+        (self.in_flight.len() as u64, self.in_flight_bytes as u64)
+    }
+
+    /// The keys of the shards that are here, expired ones included until they are removed.
+    pub fn keys(&self) -> u64 {
+        self.db.iter().map(Keyspace::keys).sum()
     }
 
     /// True while so much waits for the journal that nothing more should be read from clients.
@@ -226,6 +252,12 @@ impl Worker {
         self.turn += 1;
         // Time as commands see it never goes back.
         self.now = Time { wall: now.wall.max(self.now.wall), mono: now.mono.max(self.now.mono) };
+        if self.turn == 1 {
+            self.started = self.now;
+        }
+        if self.pause.is_some_and(|pause| pause.until <= self.now.mono) {
+            self.end_pause();
+        }
     }
 
     // --- clients -----------------------------------------------------------------------------
@@ -250,22 +282,60 @@ impl Worker {
     }
 
     /// Decodes and executes until the input is used up or the client is parked.
-    fn feed(&mut self, client: &mut Client, bytes: &[u8]) {
+    fn feed(&mut self, client: &mut Client, mut bytes: &[u8]) {
         let Client { decoder, conn } = client;
-        if let Err(error) = decoder.feed(bytes, |args| self.on_request(conn, args)) {
-            conn.reply().error(&error.reply_text());
+        let mut limits = decoder.limits();
+        if limits.bulk_bytes_max != self.settings.proto_max_bulk_len {
+            limits.bulk_bytes_max = self.settings.proto_max_bulk_len;
+            decoder.set_limits(limits);
+        }
+        loop {
+            let mut len = bytes.len();
+            if len >= PIPELINE_BYTES_MIN && decoder.pending_bytes() == 0 {
+                len = self.warm(bytes).unwrap_or(len);
+            }
+            let (now, later) = bytes.split_at(len);
+            if let Err(error) = decoder.feed(now, |args| self.on_request(conn, args)) {
+                conn.reply().error(&error.reply_text());
+                conn.parked = Some(Parked::Closing);
+            }
+            if later.is_empty() || conn.parked.is_some() {
+                conn.backlog.extend_from_slice(later);
+                break;
+            }
+            bytes = later;
+        }
+        if decoder.pending_bytes() > self.config.query_buffer_bytes_max {
             conn.parked = Some(Parked::Closing);
         }
-        let kept = decoder.pending_bytes();
-        if kept > self.config.query_buffer_bytes_max {
-            conn.parked = Some(Parked::Closing);
+    }
+
+    /// Fetches what the first commands of a pipeline are going to look up. Returns how many bytes
+    /// these commands take, if they are more than one.
+    fn warm(&mut self, bytes: &[u8]) -> Option<usize> {
+        self.places.clear();
+        let (map, places) = (self.db.map(), &mut self.places);
+        let len = look_ahead(bytes, WARM_MAX, |word| places.push(map.place(word)));
+        if self.places.len() < 2 {
+            return None;
         }
+        self.db.warm(&self.places);
+        Some(len)
     }
 
     /// Goes on with what a client sent while it was parked.
     fn resume(&mut self, id: ConnId) {
         let Some(mut client) = self.clients.remove(&id) else { return };
+        if client.conn.output.is_muted() && client.conn.parked.is_none() {
+            self.silence(&mut client.conn);
+        }
         while client.conn.parked.is_none() {
+            if let Some(held) = client.conn.held.take() {
+                client.conn.commands -= 1;
+                self.stats.commands -= 1;
+                let _ = self.on_request(&mut client.conn, &held.slices());
+                continue;
+            }
             let backlog = std::mem::take(&mut client.conn.backlog);
             let before = client.decoder.pending_bytes();
             if backlog.is_empty() && before == 0 {
@@ -589,7 +659,7 @@ impl Worker {
             Message::Forward(forwarded) => self.on_forward(from, forwarded),
             Message::Reply { conn, slot, bytes } => self.on_reply(conn, slot, bytes),
             Message::Gone { conn } => self.on_gone(from, conn),
-            Message::Borrow { job, shards } => self.on_borrow(from, job, shards),
+            Message::Borrow { job, shards } => self.on_borrow(from, job, &shards),
             Message::Lend { job, shards } => self.on_lend(job, shards),
             Message::Return { shards } => self.on_return(shards),
             Message::Wake { job } => self.wake(job),
@@ -598,7 +668,7 @@ impl Worker {
             Message::Publish { sharded, channel, payload } => {
                 self.deliver(sharded, &channel, &payload);
             }
-            Message::Ask { job, question } => self.on_ask(from, job, question),
+            Message::Ask { job, question } => self.on_ask(from, job, &question),
             Message::Answer { job, answer } => self.on_answer(job, answer),
         }
     }
@@ -650,6 +720,14 @@ impl Worker {
         self.db.insert(keyspace);
         self.shards[id as usize] = Some(shard);
     }
+}
+
+/// Commands of clients wait until a time comes (`CLIENT PAUSE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) until: Millis,
+    /// All commands wait, not only those that may write.
+    pub(crate) all: bool,
 }
 
 /// How a command executes.
