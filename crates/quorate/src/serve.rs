@@ -5,6 +5,7 @@
 //! worker N  clients and shards (worker.rs)         ┐ frames
 //! journal   one append and sync for all workers    ┘ ◀─ (journal.rs)
 //! store     flushes to the LSM trees (store.rs)
+//! tidy      compacts them
 //! ```
 
 mod datadir;
@@ -223,6 +224,15 @@ impl Node {
             durable,
         };
         node.others.push(spawn("journal".into(), move || thread.run())?);
+        let (untidy_sender, untidy) = channel();
+        let thread = store::TidyThread {
+            store: Arc::clone(&store),
+            untidy,
+            tidied: node.store.clone(),
+            fatal: Fatal,
+        };
+        // It ends with the process: a compaction may be cut short at any point.
+        spawn("tidy".into(), move || thread.run())?;
         let thread = store::StoreThread {
             store,
             requests: store_requests,
@@ -230,7 +240,7 @@ impl Node {
             journal: journal_sender,
             fatal: Fatal,
             hurried: BTreeSet::new(),
-            untidy: BTreeSet::new(),
+            untidy: untidy_sender,
         };
         node.others.push(spawn("store".into(), move || thread.run())?);
         let clock = Clock { started };
