@@ -41,6 +41,7 @@ pub use config::Config;
 pub use event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 pub use job::JobId;
 pub use message::{ClientFilter, Message, home};
+pub use session::info::CLIENTS_MAX;
 pub use shard::Durability;
 pub use stats::{Gauges, Stats};
 pub use worker::{ShardStart, Worker};

@@ -12,7 +12,7 @@ mod client;
 mod config;
 pub(crate) mod connection;
 mod docs;
-mod info;
+pub(crate) mod info;
 mod server;
 
 /// The version of Redis whose commands and replies these are, for clients that look.

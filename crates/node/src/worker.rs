@@ -224,6 +224,11 @@ impl Worker {
         (self.in_flight.len() as u64, self.in_flight_bytes as u64)
     }
 
+    /// The keys of the shards that are here, expired ones included until they are removed.
+    pub fn keys(&self) -> u64 {
+        self.db.iter().map(Keyspace::keys).sum()
+    }
+
     /// True while so much waits for the journal that nothing more should be read from clients.
     pub fn is_saturated(&self) -> bool {
         self.in_flight_bytes > IN_FLIGHT_BYTES_MAX

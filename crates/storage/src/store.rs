@@ -20,6 +20,8 @@
 //!   are removed when the store opens.
 //! - The first failed write or sync of a shard ends its writing; only reopening continues.
 //! - Readers hold a [`snapshot`] and take no lock that is held across disk work.
+//! - What is not persisted lies in sorted runs in memory, which `persist` writes as one table (see
+//!   `recent`); a shard has a bounded number of overlapping runs, in memory and on disk.
 //! - Every block read is checked against its checksum by `lsm-tree`; what `lsm-tree` does not check,
 //!   or only after it trusted it, is checked here before a tree is opened (`files::check_tree`).
 
@@ -27,6 +29,7 @@ mod error;
 mod files;
 mod gone;
 mod keys;
+mod recent;
 mod shard;
 mod snapshot;
 #[cfg(test)]
@@ -139,9 +142,10 @@ impl Store {
         self.shard(shard).persist()
     }
 
-    /// One bounded piece of background work on `shard`: the removal of files that no reader uses
-    /// any more, of pairs of a removed prefix, or a compaction. True when it changed something, so
-    /// there may be more to do. It may add to [`Store::unpersisted_bytes`], up to a bound.
+    /// One piece of background work on `shard`: the removal of files that no reader uses any more,
+    /// of pairs of a removed prefix, or a compaction, which now and then rewrites the whole shard.
+    /// True when it changed something, so there may be more to do. It may add to
+    /// [`Store::unpersisted_bytes`], up to a bound.
     /// May run beside `write` and `persist`; one call for each shard at a time.
     pub fn maintain(&self, shard: ShardId) -> Result<bool, StoreError> {
         self.shard(shard).maintain()

@@ -13,7 +13,7 @@ use quorate_data::parse::is_word;
 use std::fmt::Write as _;
 
 /// Clients beyond which Redis would refuse connections by default; here the outside decides.
-pub(super) const CLIENTS_MAX: u32 = 10_000;
+pub const CLIENTS_MAX: usize = 10_000;
 
 type Section = fn(&Worker, &Stats, &mut String);
 

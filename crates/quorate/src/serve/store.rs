@@ -1,6 +1,8 @@
-//! The thread that writes flushes to the store and keeps it tidy.
+//! The thread that writes flushes to the store, and the one that tidies up behind it.
+//!
+//! Compactions take seconds where flushes take milliseconds, so they have a thread of their own.
 
-use crate::serve::inbox::{Input, Inboxes};
+use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Fatal, journal};
 use quorate_base::ShardId;
 use quorate_data::table::Flush;
@@ -8,14 +10,10 @@ use quorate_node::home;
 use quorate_storage::store::{Store, StoreError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// A shard is persisted when so many of its bytes are in memory only.
-const PERSIST_BYTES: u64 = 8 << 20;
-
-/// How long the thread waits for work before it looks for upkeep.
-const IDLE: Duration = Duration::from_millis(200);
+const PERSIST_BYTES: u64 = 16 << 20;
 
 /// What the thread is asked.
 pub(crate) enum Request {
@@ -23,6 +21,8 @@ pub(crate) enum Request {
     Write(Flush),
     /// Persist this shard with its next flush: the journal waits for it.
     Hurry(ShardId),
+    /// Persist this shard if tidying up left something to.
+    Tidied(ShardId),
     /// Persist everything and end.
     Close { done: Sender<()> },
 }
@@ -35,37 +35,65 @@ pub(crate) struct StoreThread {
     pub(crate) fatal: Fatal,
     /// Shards that the journal waits for.
     pub(crate) hurried: BTreeSet<ShardId>,
-    /// Shards that may have upkeep to do.
-    pub(crate) untidy: BTreeSet<ShardId>,
+    /// Told which shards may have something to tidy up.
+    pub(crate) untidy: Sender<ShardId>,
+}
+
+/// Compacts shards, one after the other.
+pub(crate) struct TidyThread {
+    pub(crate) store: Arc<Store>,
+    pub(crate) untidy: Receiver<ShardId>,
+    pub(crate) tidied: Sender<Request>,
+    pub(crate) fatal: Fatal,
+}
+
+impl TidyThread {
+    /// Serves until nobody can ask any more.
+    pub(crate) fn run(self) {
+        while let Ok(shard) = self.untidy.recv() {
+            loop {
+                match self.store.maintain(shard) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => self.fatal.stop(&format!("the store failed: {error}")),
+                }
+            }
+            // An error means that the node is stopping.
+            let _ = self.tidied.send(Request::Tidied(shard));
+        }
+    }
 }
 
 impl StoreThread {
     /// Serves requests until asked to close.
     pub(crate) fn run(mut self) {
         if let Err(error) = self.serve() {
-            self.fatal.stop(format!("the store failed: {error}"));
+            self.fatal.stop(&format!("the store failed: {error}"));
         }
     }
 
     fn serve(&mut self) -> Result<(), StoreError> {
-        loop {
-            let wait = if self.untidy.is_empty() { Duration::from_secs(3600) } else { IDLE };
-            match self.requests.recv_timeout(wait) {
-                Ok(Request::Write(flush)) => self.write(flush)?,
-                Ok(Request::Hurry(shard)) => {
+        while let Ok(request) = self.requests.recv() {
+            match request {
+                Request::Write(flush) => self.write(flush)?,
+                Request::Hurry(shard) => {
                     self.hurried.insert(shard);
                 }
-                Ok(Request::Close { done }) => {
+                Request::Tidied(shard) => {
+                    if self.store.unpersisted_bytes(shard) > 0 {
+                        self.persist(shard)?;
+                    }
+                }
+                Request::Close { done } => {
                     for shard in self.store.shards() {
                         self.persist(shard)?;
                     }
                     let _ = done.send(());
                     return Ok(());
                 }
-                Err(RecvTimeoutError::Timeout) => self.tidy()?,
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
+        Ok(())
     }
 
     fn write(&mut self, flush: Flush) -> Result<(), StoreError> {
@@ -75,7 +103,8 @@ impl StoreThread {
         let hurried = self.hurried.remove(&shard);
         if hurried || self.store.unpersisted_bytes(shard) >= PERSIST_BYTES {
             self.persist(shard)?;
-            self.untidy.insert(shard);
+            // Without that thread the node is stopping.
+            let _ = self.untidy.send(shard);
         }
         Ok(())
     }
@@ -90,18 +119,6 @@ impl StoreThread {
         }
         let mark = self.store.persist(shard)?;
         let _ = self.journal.send(journal::Request::Durable { shard, applied: mark.applied });
-        Ok(())
-    }
-
-    /// One piece of upkeep.
-    fn tidy(&mut self) -> Result<(), StoreError> {
-        let Some(shard) = self.untidy.first().copied() else { return Ok(()) };
-        if !self.store.maintain(shard)? {
-            self.untidy.remove(&shard);
-            if self.store.unpersisted_bytes(shard) > 0 {
-                self.persist(shard)?;
-            }
-        }
         Ok(())
     }
 }

@@ -5,7 +5,7 @@
 //! All of it shares one thread, so a `RefCell` is all the protection there is; it is never held
 //! across an await.
 
-use crate::serve::inbox::{Input, Inboxes};
+use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Clock, Fatal, WorkerId, journal, store};
 use quorate_node::{ConnId, Effect, Event, Worker};
 use std::cell::{Cell, RefCell};
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -36,6 +36,10 @@ pub(crate) struct Outlets {
     pub(crate) fatal: Fatal,
     /// The last client id given out, over all workers.
     pub(crate) last_conn: Arc<AtomicU64>,
+    /// Clients connected, over all workers.
+    pub(crate) connected: Arc<AtomicUsize>,
+    /// Asks the node to stop, as a signal does.
+    pub(crate) stop: Arc<Notify>,
 }
 
 /// What the tasks of this thread share.
@@ -138,15 +142,15 @@ impl Shared {
             Effect::Persist(frame) => {
                 let request = journal::Request::Append { worker: self.id, frame };
                 if self.outlets.journal.send(request).is_err() {
-                    self.outlets.fatal.stop("the journal's thread has ended".into());
+                    self.outlets.fatal.stop("the journal's thread has ended");
                 }
             }
             Effect::Flush(flush) => {
                 if self.outlets.store.send(store::Request::Write(flush)).is_err() {
-                    self.outlets.fatal.stop("the store's thread has ended".into());
+                    self.outlets.fatal.stop("the store's thread has ended");
                 }
             }
-            Effect::Shutdown => self.outlets.inboxes.send(self.id, Input::Shutdown),
+            Effect::Shutdown => self.outlets.stop.notify_one(),
             Effect::Message { to, message } => {
                 self.outlets.inboxes.send(to, Input::Message { from: self.id, message });
             }
@@ -154,7 +158,7 @@ impl Shared {
     }
 
     /// Writes to a client's socket at once; what it does not take, its task writes.
-    fn send(&self, conn: ConnId, bytes: Vec<u8>) {
+    fn send(&self, conn: ConnId, mut bytes: Vec<u8>) {
         let Some(client) = self.clients.borrow().get(&conn).map(Rc::clone) else { return };
         let mut unsent = client.unsent.borrow_mut();
         if !unsent.is_empty() {
@@ -170,7 +174,8 @@ impl Shared {
             Err(_) => return,
         };
         if sent < bytes.len() {
-            unsent.extend_from_slice(&bytes[sent..]);
+            bytes.drain(..sent);
+            *unsent = bytes;
             client.wake.notify_one();
         }
     }
@@ -215,16 +220,19 @@ impl Shared {
                     () = self.deadline.notified() => continue,
                 }
             }
+            // The tail sets the next deadline, which may be the same moment again.
+            self.wanted.set(None);
             self.step(Event::Tick);
-            // The tail sets the next deadline.
-            self.deadline.notified().await;
         }
     }
 
     fn accept(self: &Rc<Self>, stream: std::net::TcpStream) {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
-            Err(error) => return tracing::warn!(%error, "a connection could not be served"),
+            Err(error) => {
+                self.outlets.connected.fetch_sub(1, Ordering::Relaxed);
+                return tracing::warn!(%error, "a connection could not be served");
+            }
         };
         let address = |a: std::io::Result<std::net::SocketAddr>| {
             a.map_or_else(|_| "?:0".to_owned(), |a| a.to_string())
@@ -277,6 +285,7 @@ impl Shared {
             }
         }
         self.clients.borrow_mut().remove(&conn);
+        self.outlets.connected.fetch_sub(1, Ordering::Relaxed);
         self.step(Event::Disconnected { conn });
     }
 

@@ -2,27 +2,29 @@
 
 use super::gone::{self, Gone};
 use super::keys;
+use super::recent::{Batch, Recent};
 use super::snapshot::{Published, Snapshot};
 use super::{Shared, StoreError, StoreStats, files};
-use lsm_tree::compaction::Leveled;
+use lsm_tree::compaction::PullDown;
 use lsm_tree::config::CompressionPolicy;
 use lsm_tree::{
     AbstractTree, AnyTree, CompressionType, Config, SeqNo, SequenceNumberCounter, Tree,
 };
 use quorate_base::ShardId;
 use quorate_data::table::{Flush, Mark, TableOp};
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 /// Overlapping runs at which `maintain` merges the youngest level. Every read looks through all.
-const RUNS_MERGE: u8 = 4;
+pub(super) const RUNS_MERGE: usize = if cfg!(test) { 4 } else { 16 };
 /// Runs at which `persist` compacts by itself before it adds one. The manifest counts at most 255.
-const RUNS_MAX: usize = 24;
+const RUNS_MAX: usize = if cfg!(test) { 6 } else { 48 };
 /// What the manifest can count; beyond it tables would be lost.
 const RUNS_LIMIT: usize = 250;
-/// Bytes of a table file. A compaction merges a few files, so this bounds its work.
-const TABLE_BYTES: u64 = if cfg!(test) { 2 << 10 } else { 16 << 20 };
+/// Bytes of a table file of the oldest level.
+const TABLE_BYTES: u64 = if cfg!(test) { 2 << 10 } else { 64 << 20 };
 /// Unpersisted bytes at which `maintain` adds no more tombstones.
 const TOMBSTONE_BYTES_MAX: u64 = 16 << 20;
 
@@ -32,6 +34,8 @@ pub(super) struct Generation {
     pub(super) dir: PathBuf,
     pub(super) tree: Tree,
     seqno: SequenceNumberCounter,
+    /// Held by the one compaction under way.
+    compacting: Mutex<()>,
 }
 
 impl Generation {
@@ -47,7 +51,7 @@ impl Generation {
             return Err(StoreError::damaged(&dir, "it is a tree of another kind"));
         };
         seqno.fetch_max(tree.get_highest_seqno().map_or(0, |highest| highest + 1));
-        Ok(Arc::new(Self { number, dir, tree, seqno }))
+        Ok(Arc::new(Self { number, dir, tree, seqno, compacting: Mutex::new(()) }))
     }
 
     /// Above the number of every completed write.
@@ -55,17 +59,46 @@ impl Generation {
         self.seqno.get()
     }
 
-    /// One step of compaction; true if it changed anything. Pairs at or above `watermark` keep
-    /// their sequence numbers.
+    /// One step of compaction; true if it changed anything, which it does not beside another
+    /// thread's. Pairs at or above `watermark` keep their sequence numbers.
+    ///
+    /// Level 0 collects the runs of persists, the last level is the base, and each level between
+    /// holds at most one run: what level 0 once was. The base is merged only with about as much as
+    /// it holds, or when no level is free. So every pair is rewritten few times, and what is
+    /// overwritten or removed takes no more room than what is not, and the young runs.
     fn compact(&self, watermark: SeqNo) -> Result<bool, StoreError> {
+        // What is chosen must still hold when it is done: merging level 0 past an occupied level
+        // would bring back old values.
+        let Ok(_compacting) = self.compacting.try_lock() else { return Ok(false) };
         let fail = |e| StoreError::tree("compact", &self.dir, e);
-        let before = self.tree.current_version().id();
-        let strategy =
-            Leveled::default().with_l0_threshold(RUNS_MERGE).with_table_target_size(TABLE_BYTES);
-        self.tree.compact(Arc::new(strategy), watermark).map_err(fail)?;
+        let version = self.tree.current_version();
+        if self.tree.l0_run_count() < RUNS_MERGE {
+            return Ok(false);
+        }
+        let mut sizes = Vec::new();
+        for level in version.iter_levels() {
+            sizes.push(level.size());
+        }
+        let (base, above) = sizes.split_last().expect("a tree has levels");
+        let free = above.iter().skip(1).take_while(|size| **size == 0).count();
+        if free == 0 || above.iter().sum::<u64>() >= *base {
+            self.tree.major_compact(TABLE_BYTES, watermark).map_err(fail)?;
+        } else {
+            let level = u8::try_from(free).expect("a tree has few levels");
+            self.tree.compact(Arc::new(PullDown(0, level)), watermark).map_err(fail)?;
+        }
         // Snapshots own the files they read, so the tree itself need not remember older states.
         self.tree.get_version_history_lock().maintenance(&self.dir, SeqNo::MAX).map_err(fail)?;
-        Ok(self.tree.current_version().id() != before)
+        Ok(self.tree.current_version().id() != version.id())
+    }
+
+    /// Makes what `recent` holds a durable run of the tree.
+    fn add(&self, recent: &Recent) -> lsm_tree::Result<()> {
+        let pairs = recent.range(b"", Bound::Unbounded).cloned().map(Ok);
+        if let Some((tables, blobs)) = self.tree.flush_to_tables(pairs)? {
+            self.tree.register_tables(&tables, blobs.as_deref(), None, &[], SeqNo::MAX)?;
+        }
+        Ok(())
     }
 }
 
@@ -89,6 +122,8 @@ struct Writer {
     written: Mark,
     durable: Mark,
     next_generation: u64,
+    /// Of `live`: what it does not have on disk.
+    recent: Recent,
     /// Of `live`.
     gone: Gone,
     /// Below it, no pair that the oldest of `gone` removed is left.
@@ -119,6 +154,7 @@ impl Shard {
             written: Mark::default(),
             durable: Mark::default(),
             next_generation: 1,
+            recent: Recent::default(),
             gone: Gone::default(),
             gone_until: Vec::new(),
             superseded: None,
@@ -155,7 +191,8 @@ impl Shard {
         // `lsm-tree` would take an absent manifest for a new tree.
         files::check_tree(&tree_dir)?;
         let generation = Generation::open(number, tree_dir, &shared)?;
-        let found = Snapshot::take(&generation, Mark::default(), Gone::default());
+        let (recent, gone) = (Recent::default(), Gone::default());
+        let found = Snapshot::take(&generation, recent, Mark::default(), gone);
         let Some(mark) = found.stored_mark()? else {
             return Err(StoreError::damaged(&generation.dir, "it holds no mark"));
         };
@@ -202,38 +239,31 @@ impl Shard {
                 if counts { writer.superseded = Some(old) } else { writer.retired.push(old) }
             }
             (writer.gone, writer.gone_until) = (Gone::default(), Vec::new());
+            writer.recent = Recent::default();
         }
         let generation = match &writer.live {
             Some(generation) => Arc::clone(generation),
             None => self.create_generation(writer)?,
         };
-        let before = Snapshot::take(&generation, writer.written, writer.gone.clone());
         let seqno = generation.seqno.next();
-        let tree = &generation.tree;
+        let mut batch = Batch::new(seqno);
         let mut ops = flush.ops;
-        // In key order each insertion walks the memtable where the one before left it cached.
-        ops.sort_unstable_by(|a, b| key_of(a).cmp(key_of(b)));
-        for op in ops {
-            match op {
-                TableOp::Put(key, value) => {
-                    let value = keys::stored_value(&key, value);
-                    let _ = tree.insert(&*keys::stored(&key), value, seqno);
-                }
-                TableOp::Delete(key) => {
-                    let _ = tree.remove(&*keys::stored(&key), seqno);
-                }
-                TableOp::DeletePrefix(prefix) => {
-                    let oldest = writer.gone.oldest_seqno();
-                    delete_prefix(&before, tree, &mut writer.gone, prefix, seqno)?;
-                    if writer.gone.oldest_seqno() != oldest {
-                        writer.gone_until.clear();
-                    }
+        if ops.iter().any(is_prefix) {
+            let (recent, gone) = (writer.recent.clone(), writer.gone.clone());
+            let before = Snapshot::take(&generation, recent, writer.written, gone);
+            for op in ops.extract_if(.., |op| is_prefix(op)) {
+                let TableOp::DeletePrefix(prefix) = op else { continue };
+                let oldest = writer.gone.oldest_seqno();
+                delete_prefix(&before, &mut batch, &mut writer.gone, prefix, seqno)?;
+                if writer.gone.oldest_seqno() != oldest {
+                    writer.gone_until.clear();
                 }
             }
         }
-        let _ = tree.insert(keys::MARK, keys::encode_mark(flush.mark), seqno);
+        batch.add_ops(ops);
+        batch.put(keys::MARK, keys::encode_mark(flush.mark).to_vec());
+        writer.recent.push(batch);
         writer.written = flush.mark;
-        self.unpersisted.store(tree.active_memtable().size(), Ordering::Relaxed);
         self.publish(writer);
         Ok(())
     }
@@ -261,23 +291,21 @@ impl Shard {
 
     fn persist_live(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let Some(live) = writer.live.clone() else { return Ok(()) };
-        if live.tree.active_memtable().is_empty() {
+        if writer.recent.is_empty() {
             return Ok(());
         }
-        // Unless another thread's compaction holds the youngest level, this leaves few runs.
+        // Unless another thread compacts, this leaves few runs.
         while live.tree.l0_run_count() >= RUNS_MAX && live.compact(writer.watermark(&live))? {}
         let runs = live.tree.l0_run_count();
         assert!(runs < RUNS_LIMIT, "{runs} runs await compaction in {}", live.dir.display());
-        live.tree
-            .flush_active_memtable(SeqNo::MAX)
-            .map_err(|e| StoreError::tree("flush", &live.dir, e))?;
+        live.add(&writer.recent).map_err(|e| StoreError::tree("write", &live.dir, e))?;
         if writer.pointed != Some(live.number) {
             files::write_pointer(&self.dir, live.number)?;
             writer.pointed = Some(live.number);
         }
         writer.durable = writer.written;
         writer.retired.extend(writer.superseded.take());
-        self.unpersisted.store(0, Ordering::Relaxed);
+        writer.recent = Recent::default();
         self.publish(writer);
         Ok(())
     }
@@ -317,9 +345,10 @@ impl Shard {
             return Ok(false);
         }
         let (prefix, end) = (prefix.to_vec(), keys::after_prefix(prefix));
-        let all = Snapshot::take(&live, writer.written, Gone::default());
+        let recent = writer.recent.clone();
+        let all = Snapshot::take(&live, recent, writer.written, Gone::default());
         let from = writer.gone_until.clone().max(prefix.clone());
-        let seqno = live.seqno.next();
+        let mut batch = Batch::new(live.seqno.next());
         let (mut seen, mut reached) = (0, None);
         all.walk(&from, Some(&end), &mut |pair, key, _| {
             seen += 1;
@@ -329,16 +358,16 @@ impl Shard {
                 return false;
             }
             if pair.key.seqno < removed_at {
-                let _ = live.tree.remove(pair.key.user_key.clone(), seqno);
+                batch.delete(&pair.key.user_key);
             }
             true
         })?;
         writer.gone_until = reached.unwrap_or_else(|| {
-            let _ = live.tree.remove(gone::record_key(&prefix), seqno);
+            batch.delete(&gone::record_key(&prefix));
             writer.gone.remove(&prefix);
             Vec::new()
         });
-        self.unpersisted.store(live.tree.active_memtable().size(), Ordering::Relaxed);
+        writer.recent.push(batch);
         self.publish(writer);
         Ok(true)
     }
@@ -352,9 +381,9 @@ impl Shard {
         writer.pointed = None;
         (writer.written, writer.durable) = (Mark::default(), Mark::default());
         (writer.gone, writer.gone_until) = (Gone::default(), Vec::new());
+        writer.recent = Recent::default();
         let (live, superseded) = (writer.live.take(), writer.superseded.take());
         writer.retired.extend(live.into_iter().chain(superseded));
-        self.unpersisted.store(0, Ordering::Relaxed);
         self.publish(&mut writer);
         sweep(&mut writer).map(|_| ())
     }
@@ -395,8 +424,10 @@ impl Shard {
 
     /// Shows readers what is written now.
     fn publish(&self, writer: &mut Writer) {
+        let (recent, gone) = (writer.recent.clone(), writer.gone.clone());
+        self.unpersisted.store(recent.bytes(), Ordering::Relaxed);
         let snapshot = match &writer.live {
-            Some(live) => Snapshot::take(live, writer.written, writer.gone.clone()),
+            Some(live) => Snapshot::take(live, recent, writer.written, gone),
             None => Snapshot::empty(),
         };
         let mut published = self.published.write().expect("no holder of this lock panics");
@@ -409,7 +440,7 @@ impl Shard {
 /// Removes the pairs that `before` shows under `prefix`: a few one by one, the rest by a record.
 fn delete_prefix(
     before: &Snapshot,
-    tree: &Tree,
+    batch: &mut Batch,
     gone: &mut Gone,
     prefix: Vec<u8>,
     seqno: SeqNo,
@@ -418,13 +449,13 @@ fn delete_prefix(
     before.walk(&prefix, Some(&keys::after_prefix(&prefix)), &mut |pair, _, _| {
         more = removed == gone::KEYS_MAX && gone.takes(&prefix);
         if !more {
-            let _ = tree.remove(pair.key.user_key.clone(), seqno);
+            batch.delete(&pair.key.user_key);
             removed += 1;
         }
         !more
     })?;
     if more {
-        let _ = tree.insert(gone::record_key(&prefix), seqno.to_le_bytes(), seqno);
+        batch.put(&gone::record_key(&prefix), seqno.to_le_bytes().to_vec());
         gone.add(prefix, seqno);
     }
     Ok(())
@@ -443,8 +474,6 @@ fn sweep(writer: &mut Writer) -> Result<bool, StoreError> {
     Ok(!gone.is_empty())
 }
 
-fn key_of(op: &TableOp) -> &[u8] {
-    match op {
-        TableOp::Put(key, _) | TableOp::Delete(key) | TableOp::DeletePrefix(key) => key,
-    }
+fn is_prefix(op: &TableOp) -> bool {
+    matches!(op, TableOp::DeletePrefix(_))
 }

@@ -1,17 +1,21 @@
 //! What readers see: the tree as it stood after one completed flush.
 //!
-//! A snapshot owns the memtable and the list of table files it was taken with, so neither a
+//! A snapshot owns the runs in memory and the list of table files it was taken with, so neither a
 //! compaction nor a persist can change or block what it reads; `lsm-tree` deletes a file only
 //! when the last list that names it is gone. It uses the parts of `lsm-tree` that its public API
 //! hides, since `Tree::get` waits while a manifest is synced; the crate's version is pinned.
+//! The memtable of `lsm-tree` is always empty: see `recent`.
 
 use super::StoreError;
 use super::gone::{self, Gone};
 use super::keys;
+use super::recent::{Merged, Recent};
 use super::shard::Generation;
 use lsm_tree::table::filter::standard_bloom::Builder;
 use lsm_tree::{AbstractTree, InternalValue, SeqNo, Tree};
 use quorate_data::table::{Mark, Table, TableError, Visit};
+use std::cmp::Ordering;
+use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::{Arc, RwLock};
 
@@ -45,6 +49,8 @@ struct View {
     range: Box<Range>,
     figures: Box<dyn Fn() -> Figures + Send + Sync>,
     generation: Arc<Generation>,
+    /// Newer than the files.
+    recent: Recent,
     gone: Gone,
 }
 
@@ -57,9 +63,14 @@ impl Snapshot {
     }
 
     /// Takes what `generation` holds now, except what `gone` hides. No flush may be under way.
-    pub(super) fn take(generation: &Arc<Generation>, mark: Mark, gone: Gone) -> Self {
+    pub(super) fn take(
+        generation: &Arc<Generation>,
+        recent: Recent,
+        mark: Mark,
+        gone: Gone,
+    ) -> Self {
         let seqno = generation.next_seqno();
-        Self { mark, view: Some(View::capture(generation, seqno, gone)) }
+        Self { mark, view: Some(View::capture(generation, seqno, recent, gone)) }
     }
 
     pub(super) fn figures(&self) -> Option<Figures> {
@@ -69,7 +80,7 @@ impl Snapshot {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(view) = &self.view else { return Ok(None) };
         let stored = keys::stored(key);
-        let Some(pair) = (view.get)(&stored).map_err(|e| view.error(e))? else { return Ok(None) };
+        let Some(pair) = view.pair(&stored)? else { return Ok(None) };
         if view.gone.hides(&stored, pair.key.seqno) {
             return Ok(None);
         }
@@ -83,7 +94,7 @@ impl Snapshot {
     /// The mark record in the tree; none if there is none.
     pub(super) fn stored_mark(&self) -> Result<Option<Mark>, StoreError> {
         let Some(view) = &self.view else { return Ok(None) };
-        match (view.get)(keys::MARK).map_err(|e| view.error(e))? {
+        match view.pair(keys::MARK)? {
             Some(pair) => keys::decode_mark(&pair.value).map(Some).ok_or_else(|| view.malformed()),
             None => Ok(None),
         }
@@ -93,7 +104,7 @@ impl Snapshot {
     pub(super) fn stored_gone(&self) -> Result<Gone, StoreError> {
         let mut records = Vec::new();
         let Some(view) = &self.view else { return Ok(Gone::default()) };
-        for pair in (view.range)(gone::RECORDS_FROM, Bound::Excluded(gone::RECORDS_TO)) {
+        for pair in view.pairs(gone::RECORDS_FROM, Bound::Excluded(gone::RECORDS_TO)) {
             let pair = pair.map_err(|e| view.error(e))?;
             let record = gone::decode_record(&pair.key.user_key, &pair.value);
             records.push(record.ok_or_else(|| view.malformed())?);
@@ -155,7 +166,7 @@ impl Snapshot {
         } else {
             Bound::Excluded(to)
         };
-        for pair in (view.range)(lower, upper) {
+        for pair in view.pairs(lower, upper) {
             let pair = pair.map_err(|e| view.error(e))?;
             if view.gone.hides(&pair.key.user_key, pair.key.seqno) {
                 continue;
@@ -173,23 +184,18 @@ impl Snapshot {
 
 impl View {
     /// Reads through the parts that make up the tree now, as of `seqno`.
-    fn capture(generation: &Arc<Generation>, seqno: SeqNo, gone: Gone) -> Self {
+    fn capture(generation: &Arc<Generation>, seqno: SeqNo, recent: Recent, gone: Gone) -> Self {
         let tree = &generation.tree;
         let state = tree.get_version_history_lock().latest_version();
-        let memtable = Arc::clone(&state.active_memtable);
         // A compaction between these two lines changes which files hold the pairs, not the pairs.
         let version = tree.current_version();
         let levels = version.clone();
-        let live = |entry: InternalValue| (!entry.is_tombstone()).then_some(entry);
         let get = move |key: &[u8]| {
-            if let Some(entry) = memtable.get(key, seqno) {
-                return Ok(live(entry));
-            }
             let hash = Builder::get_hash(key);
             for level in version.iter_levels() {
                 for table in level.iter().filter_map(|run| run.get_for_key(key)) {
                     if let Some(entry) = table.get(key, seqno, hash)? {
-                        return Ok(live(entry));
+                        return Ok(Some(entry).filter(is_live));
                     }
                 }
             }
@@ -209,8 +215,23 @@ impl View {
             range: Box::new(range),
             figures: Box::new(figures),
             generation: Arc::clone(generation),
+            recent,
             gone,
         }
+    }
+
+    /// The pair of a key of the tree.
+    fn pair(&self, stored: &[u8]) -> Result<Option<InternalValue>, StoreError> {
+        match self.recent.get(stored) {
+            Some(pair) => Ok(Some(pair).filter(|pair| is_live(pair)).cloned()),
+            None => (self.get)(stored).map_err(|e| self.error(e)),
+        }
+    }
+
+    /// The pairs of a range of keys, in key order.
+    fn pairs(&self, from: &[u8], to: Bound<&[u8]>) -> Pairs<'_> {
+        let tree = (self.range)(from, to).peekable();
+        Pairs { recent: self.recent.range(from, to), tree }
     }
 
     fn error(&self, error: lsm_tree::Error) -> StoreError {
@@ -219,6 +240,39 @@ impl View {
 
     fn malformed(&self) -> StoreError {
         StoreError::damaged(&self.generation.dir, "a record has a wrong length")
+    }
+}
+
+fn is_live(pair: &InternalValue) -> bool {
+    !pair.is_tombstone()
+}
+
+/// The pairs of the files, with the newer ones in memory put over them.
+struct Pairs<'a> {
+    recent: Merged<'a>,
+    tree: Peekable<Box<dyn Iterator<Item = Pair>>>,
+}
+
+impl Iterator for Pairs<'_> {
+    type Item = Pair;
+
+    fn next(&mut self) -> Option<Pair> {
+        loop {
+            let Some(newer) = self.recent.peek() else { return self.tree.next() };
+            match self.tree.peek() {
+                Some(Err(_)) => return self.tree.next(),
+                Some(Ok(older)) => match older.key.user_key.cmp(&newer.key.user_key) {
+                    Ordering::Less => return self.tree.next(),
+                    Ordering::Equal => drop(self.tree.next()),
+                    Ordering::Greater => {}
+                },
+                None => {}
+            }
+            self.recent.next();
+            if is_live(newer) {
+                return Some(Ok(newer.clone()));
+            }
+        }
     }
 }
 

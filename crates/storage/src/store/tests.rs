@@ -560,3 +560,48 @@ fn a_removed_prefix_goes_piece_by_piece_and_survives_reopening() {
     }
     panic!("maintenance never ends");
 }
+
+#[test]
+fn compactions_bound_the_runs_and_the_room_and_keep_what_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let (mut model, mut prng) = (Model::new(), Prng::new(3));
+    let (mut runs_most, mut room_most) = (0, 0);
+    let key = |n: u64| (n as u16).to_be_bytes().to_vec();
+    for round in 0..150u64 {
+        // The first fills the base; the others change little.
+        let count = if round == 0 { 3000 } else { 60 };
+        let mut ops = BTreeMap::new();
+        for i in 0..count {
+            let n = if round == 0 { i } else { prng.below(3000) };
+            let delete = round > 0 && prng.below(4) == 0;
+            let op = if delete {
+                TableOp::Delete(key(n))
+            } else {
+                put(key(n), vec![round as u8; 40 + prng.below(60) as usize])
+            };
+            ops.insert(n, op);
+        }
+        let flush = flush(1, round + 1, false, ops.into_values().collect());
+        apply(&mut model, &flush);
+        store.write(flush).unwrap();
+        store.persist(1).unwrap();
+        if round % 20 == 7 {
+            drop(store);
+            store = open(dir.path());
+        }
+        while store.maintain(1).unwrap() {}
+        let stats = store.stats();
+        runs_most = runs_most.max(stats.runs_max);
+        room_most = room_most.max(stats.disk_bytes);
+        assert!(contents(&*store.table(1)).unwrap() == model, "after round {round}");
+    }
+    let between = 5;
+    assert!(runs_most > shard::RUNS_MERGE + 1, "no level between was used");
+    assert!(runs_most <= shard::RUNS_MERGE + between + 1, "{runs_most} runs");
+    let live: usize = model.iter().map(|(key, value)| key.len() + value.len()).sum();
+    assert!(room_most < 4 * live as u64, "{room_most} bytes on disk for {live}");
+    for n in 0..3000 {
+        assert!(store.table(1).get(&key(n)).unwrap() == model.get(&key(n)).cloned(), "key {n}");
+    }
+}
