@@ -149,6 +149,11 @@ impl Worker {
         if evict {
             keyspace.evict();
         }
+        self.flush_if_wanted(shard);
+    }
+
+    /// Flushes a shard if enough of it has changed, or anything at all during a shutdown.
+    pub(crate) fn flush_if_wanted(&mut self, shard: ShardId) {
         if self.stopping {
             self.flush_rest(shard);
         } else {

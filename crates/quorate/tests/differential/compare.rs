@@ -93,9 +93,7 @@ pub(crate) fn equal(rule: &Rule, ours: &Value, theirs: &Value) -> bool {
             }
             _ => false,
         },
-        Rule::Stricter => {
-            ours.is_error() && (theirs.is_error() || integer(theirs).is_some())
-        }
+        Rule::Stricter => ours.is_error() && (theirs.is_error() || integer(theirs).is_some()),
         Rule::Reworded => ours.is_error() && theirs.is_error(),
         _ => canonical(rule, ours.clone()) == canonical(rule, theirs.clone()),
     }
@@ -131,11 +129,9 @@ fn canonical(rule: &Rule, value: Value) -> Value {
             b"quicklist" | b"hashtable" | b"listpack" => Value::Line(b'+', b"(changed)".to_vec()),
             _ => value,
         },
-        Rule::Exact
-        | Rule::Near(_)
-        | Rule::Stricter
-        | Rule::Reworded
-        | Rule::Transaction(_) => value,
+        Rule::Exact | Rule::Near(_) | Rule::Stricter | Rule::Reworded | Rule::Transaction(_) => {
+            value
+        }
     }
 }
 

@@ -87,11 +87,8 @@ impl Generator {
     }
 
     fn command(&mut self) -> Words {
-        let shapes = if self.percent(15) {
-            FILLERS
-        } else {
-            pick(&mut self.random, &self.families).1
-        };
+        let shapes =
+            if self.percent(15) { FILLERS } else { pick(&mut self.random, &self.families).1 };
         let shape = *pick(&mut self.random, shapes);
         let (shape, whole) = match shape.strip_prefix('!') {
             Some(rest) => (rest, true),

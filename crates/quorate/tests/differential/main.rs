@@ -297,7 +297,8 @@ fn report(seed: u64, shrunk: &Shrunk) -> String {
     let Shrunk { sequence, difference } = shrunk;
     let mut out = format!("--- seed {seed}, RESP{} ---\n", if sequence.resp3 { 3 } else { 2 });
     for step in &sequence.steps {
-        let _ = writeln!(out, "{}{}", if step.pipelined { "  & " } else { "    " }, line(&step.words));
+        let _ =
+            writeln!(out, "{}{}", if step.pipelined { "  & " } else { "    " }, line(&step.words));
     }
     let show = |reply: &Result<Value, String>| match reply {
         Ok(value) => format!("{value:?}"),
@@ -306,7 +307,8 @@ fn report(seed: u64, shrunk: &Shrunk) -> String {
     let _ = writeln!(out, " differs: {}", line(&difference.words));
     let _ = writeln!(out, " quorate: {}", show(&difference.ours));
     let _ = writeln!(out, " redis:   {}", show(&difference.theirs));
-    let _ = writeln!(out, " again:   QUORATE_SEED={seed} cargo test -p quorate --test differential");
+    let _ =
+        writeln!(out, " again:   QUORATE_SEED={seed} cargo test -p quorate --test differential");
     out
 }
 
