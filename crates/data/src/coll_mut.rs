@@ -1,6 +1,6 @@
 //! A collection opened for changes.
 
-use crate::entry::{Coll, DIRTY, Entry, Kind, STORED, TOMB};
+use crate::entry::{Coll, Entry, Kind, STORED, TOMB};
 use crate::keyspace::{Keyspace, generation, new_coll, seconds};
 use crate::sorted::{Sub, Val};
 use std::ops::Deref;
@@ -33,6 +33,7 @@ impl Deref for CollMut<'_> {
 
 impl<'a> CollMut<'a> {
     pub(crate) fn open(keyspace: &'a mut Keyspace, place: u64, key: &[u8], kind: Kind) -> Self {
+        keyspace.settle(place, key);
         let mut existed = false;
         let mut bytes_before = 0;
         let mut coll = None;
@@ -149,7 +150,7 @@ impl<'a> CollMut<'a> {
                 }
                 None => 0,
             };
-            coll.flags = stored | DIRTY;
+            coll.flags = stored | keyspace.cycle.dirty();
             keyspace.dirty.push(self.place);
             let entry = Entry::Coll(coll);
             keyspace.entry_bytes += entry.bytes();
@@ -157,8 +158,9 @@ impl<'a> CollMut<'a> {
             keyspace.index.insert(self.place, entry);
             return;
         }
-        if changed && coll.flags & DIRTY == 0 {
-            coll.flags |= DIRTY;
+        let dirty = keyspace.cycle.dirty();
+        if changed && coll.flags & dirty == 0 {
+            coll.flags |= dirty;
             keyspace.dirty.push(self.place);
         }
         let slot = keyspace.index.placeholder_mut(self.place);

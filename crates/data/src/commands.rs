@@ -6,7 +6,7 @@
 //! hash     field                                → value
 //! set      member                               → (empty)
 //! zset     'm' │ member                         → score, f64 bits LE
-//!          's' │ sortable score u64 BE │ member → (empty)
+//!          's' │ sortable score u64 BE │ member → (empty), or 1 if the score is -0
 //! list     position, see list.rs                → element
 //! stream   'e' │ id 16 B BE                     → fields and values; groups: see stream.rs
 //! ```

@@ -11,7 +11,7 @@
 //!
 //! Place hashes are below 2^63, so keys that start with 0xff are free for the table's own mark.
 
-use crate::entry::{Coll, DIRTY, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
+use crate::entry::{Coll, Cycle, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
 use crate::keys::{StoredKey, group};
 use crate::keyspace::{Keyspace, seconds};
 use crate::sorted::Sorted;
@@ -21,6 +21,41 @@ use quorate_base::{Index, Millis, Term};
 
 const RECORD: u8 = 0;
 const ELEMENT: u8 = 1;
+
+/// A flush under way: what it still has to look at, and what it has written.
+///
+/// An entry that it has not written yet and that is about to change is written first
+/// ([`Cutting::settle`]), so the flush shows the shard as it was when it was begun.
+#[derive(Debug)]
+pub(crate) struct Cutting {
+    /// Where the entries are that changed before it was begun; ascending.
+    places: Vec<u64>,
+    /// The first place it has not looked at.
+    next: usize,
+    ops: Vec<TableOp>,
+    /// Tombstones that it makes unnecessary.
+    tombs: Vec<u64>,
+    mark: Mark,
+    clear: bool,
+}
+
+impl Cutting {
+    /// Writes `entry` if this flush still has to.
+    #[inline]
+    pub(crate) fn settle(&mut self, cycle: Cycle, place: u64, entry: &mut Entry) {
+        let flags = entry.flags();
+        if flags & cycle.due() == 0 {
+            return;
+        }
+        entry.set_flags(flags & !cycle.due() | STORED);
+        if flags & TOMB != 0 {
+            self.ops.push(TableOp::Delete(record_key(place, entry.key())));
+            self.tombs.push(place);
+        } else {
+            write_entry(place, entry, &mut self.ops);
+        }
+    }
+}
 
 impl Keyspace {
     /// About how many bytes the next flush would write.
@@ -33,49 +68,86 @@ impl Keyspace {
         self.durable
     }
 
-    /// True between [`Keyspace::cut`] and [`Keyspace::flushed`].
+    /// True between [`Keyspace::begin_cut`] and [`Keyspace::flushed`].
     pub fn is_flushing(&self) -> bool {
         self.flushing.is_some()
     }
 
-    /// Everything that changed since the last cut, as one atomic change of the table. `applied`
-    /// and `term` are of the last entry whose effects memory holds. Only one flush runs at a time.
-    pub fn cut(&mut self, applied: Index, term: Term) -> Flush {
+    /// Begins a flush of everything that changed since the last one was begun. `applied` and
+    /// `term` are of the last entry whose effects memory holds. Only one flush runs at a time.
+    pub fn begin_cut(&mut self, applied: Index, term: Term) {
         assert!(self.flushing.is_none(), "shard {} is being flushed already", self.shard);
-        let mut ops = Vec::with_capacity(self.dirty.len() + self.dead.len());
+        let mut places = std::mem::take(&mut self.dirty);
+        // In order, the entries of one segment follow each other, and so do the pairs written.
+        places.sort_unstable();
+        places.dedup();
+        let mut ops = Vec::with_capacity(places.len() + self.dead.len());
         for (place, generation) in self.dead.drain(..) {
             ops.push(TableOp::DeletePrefix(element_key(place, generation, b"")));
         }
-        let mut tombs = Vec::new();
-        for place in std::mem::take(&mut self.dirty) {
-            for entry in self.index.at_place_mut(place) {
-                let flags = entry.flags();
-                if flags & DIRTY == 0 {
-                    continue;
-                }
-                entry.set_flags(flags & !DIRTY | STORED);
-                if flags & TOMB != 0 {
-                    ops.push(TableOp::Delete(record_key(place, entry.key())));
-                    tombs.push(place);
-                } else {
-                    write_entry(place, entry, &mut ops);
-                }
-            }
-        }
+        self.cycle.swap();
         self.dirty_bytes = 0;
-        self.flushing = Some(tombs);
+        self.flushing = Some(Vec::new());
         let mark = Mark { applied, term, keys: self.keys };
-        Flush { shard: self.shard, mark, clear: std::mem::take(&mut self.cleared), ops }
+        let clear = std::mem::take(&mut self.cleared);
+        self.cutting = Some(Cutting { places, next: 0, ops, tombs: Vec::new(), mark, clear });
     }
 
-    /// The flush that [`Keyspace::cut`] returned is durable with this mark.
+    /// Goes on with a begun flush for about `limit` entries. Returns it once it is complete: the
+    /// state as of [`Keyspace::begin_cut`], as one atomic change of the table.
+    pub fn cut_some(&mut self, limit: usize) -> Option<Flush> {
+        let cutting = self.cutting.as_mut()?;
+        let to = cutting.next.saturating_add(limit).min(cutting.places.len());
+        for at in cutting.next..to {
+            let place = cutting.places[at];
+            for entry in self.index.at_place_mut(place) {
+                cutting.settle(self.cycle, place, entry);
+            }
+        }
+        cutting.next = to;
+        if to < cutting.places.len() {
+            return None;
+        }
+        let Cutting { ops, tombs, mark, clear, .. } = self.cutting.take()?;
+        // A clear may have come in between: then nothing of these is left.
+        self.flushing = Some(tombs);
+        Some(Flush { shard: self.shard, mark, clear, ops })
+    }
+
+    /// True while a begun flush is not complete.
+    pub fn is_cutting(&self) -> bool {
+        self.cutting.is_some()
+    }
+
+    /// Begins and completes a flush at once.
+    pub fn cut(&mut self, applied: Index, term: Term) -> Flush {
+        self.begin_cut(applied, term);
+        self.cut_some(usize::MAX).expect("a cut without a limit completes")
+    }
+
+    /// Writes all that the cut under way still has to, before everything is dropped.
+    pub(crate) fn cut_rest(&mut self) {
+        let Some(cutting) = &mut self.cutting else { return };
+        for at in cutting.next..cutting.places.len() {
+            let place = cutting.places[at];
+            for entry in self.index.at_place_mut(place) {
+                cutting.settle(self.cycle, place, entry);
+            }
+        }
+        cutting.next = cutting.places.len();
+        cutting.tombs.clear();
+    }
+
+    /// The flush that was cut is durable with this mark.
     pub fn flushed(&mut self, mark: Mark) {
+        assert!(self.cutting.is_none(), "shard {} was flushed before it was cut", self.shard);
         let tombs = self.flushing.take().expect("a flush was cut before it completed");
+        let dirty = self.cycle.dirty();
         for place in tombs {
             let gone: Vec<Vec<u8>> = self
                 .index
                 .at_place_mut(place)
-                .filter(|e| e.flags() & (TOMB | DIRTY) == TOMB)
+                .filter(|e| e.flags() & (TOMB | dirty) == TOMB)
                 .map(|e| e.key().to_vec())
                 .collect();
             for key in gone {
@@ -96,8 +168,9 @@ impl Keyspace {
         let mut freed = 0;
         let expiries = &mut self.expiries;
         let seed = self.index.seed();
+        let dirty = self.cycle.dirty();
         self.index.retain(|entry| {
-            let keep = entry.flags() & DIRTY != 0;
+            let keep = entry.flags() & dirty != 0;
             if !keep {
                 freed += entry.bytes();
                 if let Some(at) = entry.expiry() {

@@ -56,12 +56,40 @@ impl Kind {
 pub const RAW: u8 = 1;
 /// The key expires.
 pub const EXPIRES: u8 = 2;
-/// Changed since the last flush was cut.
-pub const DIRTY: u8 = 4;
+/// Changed in a cycle of flushing with an even number; see [`Cycle`].
+const DIRTY_EVEN: u8 = 4;
 /// The table may hold a record of this key.
 pub const STORED: u8 = 8;
 /// Deleted; only remembered so that the next flush removes the record.
 pub const TOMB: u8 = 16;
+/// Changed in a cycle of flushing with an odd number.
+const DIRTY_ODD: u8 = 32;
+
+/// Which of two flags marks entries that changed since the last flush was begun. The other one
+/// then marks those which that flush still has to write: beginning a flush swaps the two instead
+/// of visiting every entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cycle {
+    odd: bool,
+}
+
+impl Cycle {
+    /// Set on entries that changed since the last flush was begun.
+    #[inline]
+    pub(crate) fn dirty(self) -> u8 {
+        if self.odd { DIRTY_ODD } else { DIRTY_EVEN }
+    }
+
+    /// Set on entries that the flush under way still has to write.
+    #[inline]
+    pub(crate) fn due(self) -> u8 {
+        if self.odd { DIRTY_EVEN } else { DIRTY_ODD }
+    }
+
+    pub(crate) fn swap(&mut self) {
+        self.odd = !self.odd;
+    }
+}
 
 const ACCESSED: usize = 1;
 const VERSION: usize = 5;
@@ -319,6 +347,31 @@ impl Entry {
                 );
             }
         }
+    }
+
+    /// True for a live string that does not expire.
+    #[inline]
+    pub(crate) fn is_plain_string(&self) -> bool {
+        matches!(self, Self::Flat(bytes) if bytes[0] & (TOMB | EXPIRES) == 0)
+    }
+
+    /// Replaces the value of a plain string, in place if it has the same length. `flags` are those
+    /// besides [`RAW`].
+    #[inline]
+    pub(crate) fn replace_plain(
+        &mut self,
+        value: &[u8],
+        version: u64,
+        raw: bool,
+        accessed: u32,
+        flags: u8,
+    ) {
+        if !self.overwrite(value) {
+            *self = Self::string(self.key(), value, version, None, raw, accessed);
+        }
+        self.set_version(version);
+        self.set_accessed(accessed);
+        self.set_flags(flags | if raw { RAW } else { 0 });
     }
 
     /// Replaces a string's value in place if it has the same length; false if it has not.

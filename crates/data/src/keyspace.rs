@@ -11,7 +11,8 @@
 
 use crate::coll_mut::CollMut;
 use crate::effects::Recorder;
-use crate::entry::{DIRTY, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
+use crate::disk::Cutting;
+use crate::entry::{Cycle, Entry, Kind, RAW, STORED, TOMB};
 use crate::index::Index as KeyIndex;
 use crate::interest::Interest;
 use crate::table::{Mark, Table, TableError};
@@ -36,8 +37,12 @@ pub struct Keyspace {
     pub(crate) keys: u64,
     pub(crate) expiries: BTreeSet<(Millis, u64)>,
     pub(crate) recorder: Recorder,
-    /// Places of entries that became dirty since the last cut; may repeat.
+    /// Which flag marks the entries that changed since the last cut was begun.
+    pub(crate) cycle: Cycle,
+    /// Their places; may repeat.
     pub(crate) dirty: Vec<u64>,
+    /// The cut under way.
+    pub(crate) cutting: Option<Cutting>,
     pub(crate) dirty_bytes: usize,
     /// Collections whose elements the table may hold and that are gone: place and generation.
     pub(crate) dead: Vec<(u64, u64)>,
@@ -79,7 +84,9 @@ impl Keyspace {
             keys: durable.keys,
             expiries: BTreeSet::new(),
             recorder: Recorder::default(),
+            cycle: Cycle::default(),
             dirty: Vec::new(),
+            cutting: None,
             dirty_bytes: 0,
             dead: Vec::new(),
             cleared: false,
@@ -229,6 +236,7 @@ impl Keyspace {
     // --- changing ----------------------------------------------------------------------------
 
     /// Sets a string, whatever the key held before.
+    #[inline]
     pub(crate) fn set_string(
         &mut self,
         place: u64,
@@ -237,9 +245,32 @@ impl Keyspace {
         expiry: Expiry,
         raw: bool,
     ) -> Result<(), TableError> {
+        let now = self.recorder.now();
+        if let Some(entry) = self.index.get_mut(place, key)
+            && entry.is_plain_string()
+            && !matches!(expiry, Expiry::At(_))
+        {
+            // By far the most frequent case gets by with one look-up.
+            if let Some(cutting) = &mut self.cutting {
+                cutting.settle(self.cycle, place, entry);
+            }
+            self.recorder.set(key, value, None, raw, false, 0);
+            let version = self.recorder.bump();
+            if !self.interest.is_empty() {
+                self.interest.changed(key);
+            }
+            let dirty = self.cycle.dirty();
+            let (flags, before) = (entry.flags(), entry.bytes());
+            entry.replace_plain(value, version, raw, seconds(now), flags & STORED | dirty);
+            self.entry_bytes = self.entry_bytes + entry.bytes() - before;
+            if flags & dirty == 0 {
+                self.dirty.push(place);
+                self.dirty_bytes += entry.bytes();
+            }
+            return Ok(());
+        }
         self.load(place, key)?;
         self.purge(place, key);
-        let now = self.recorder.now();
         let old = self.index.get(place, key);
         let expiry = match expiry {
             Expiry::Never => None,
@@ -266,15 +297,17 @@ impl Keyspace {
         dead: u64,
         accessed: u32,
     ) {
+        self.settle(place, key);
         let version = self.bump(key);
         self.keys += u64::from(created);
         if dead != 0 {
             self.bury_replaced(place, key, dead);
         }
         let maybe_stored = if self.resident { 0 } else { STORED };
+        let dirty = self.cycle.dirty();
         let Some(entry) = self.index.get_mut(place, key) else {
             let mut entry = Entry::string(key, value, version, expiry, raw, accessed);
-            entry.set_flags(entry.flags() | DIRTY | maybe_stored);
+            entry.set_flags(entry.flags() | dirty | maybe_stored);
             self.dirty.push(place);
             self.dirty_bytes += entry.bytes();
             self.entry_bytes += entry.bytes();
@@ -287,16 +320,10 @@ impl Keyspace {
         let flags = entry.flags();
         let old_expiry = entry.expiry();
         let before = entry.bytes();
-        if flags & (TOMB | EXPIRES) == 0 && expiry.is_none() && entry.overwrite(value) {
-            entry.set_version(version);
-            entry.set_accessed(accessed);
-            entry.set_flags(flags & !RAW | DIRTY | if raw { RAW } else { 0 });
-        } else {
-            *entry = Entry::string(key, value, version, expiry, raw, accessed);
-            entry.set_flags(entry.flags() | flags & STORED | DIRTY);
-        }
+        *entry = Entry::string(key, value, version, expiry, raw, accessed);
+        entry.set_flags(entry.flags() | flags & STORED | dirty);
         self.entry_bytes = self.entry_bytes + entry.bytes() - before;
-        if flags & DIRTY == 0 {
+        if flags & dirty == 0 {
             self.dirty.push(place);
             self.dirty_bytes += entry.bytes();
         }
@@ -372,6 +399,7 @@ impl Keyspace {
         because_expired: bool,
         dead: u64,
     ) {
+        self.settle(place, key);
         let version = if because_expired { self.recorder.bump() } else { self.bump(key) };
         self.deletions[place as usize % DELETION_CELLS] = version;
         self.keys = self.keys.checked_sub(1).expect("a deleted key was counted");
@@ -388,10 +416,11 @@ impl Keyspace {
         if flags & STORED == 0 {
             self.index.remove(place, key);
         } else {
+            let dirty = self.cycle.dirty();
             *entry = Entry::tomb(key, version);
-            entry.set_flags(TOMB | STORED | DIRTY);
+            entry.set_flags(TOMB | STORED | dirty);
             self.entry_bytes += entry.bytes();
-            if flags & DIRTY == 0 {
+            if flags & dirty == 0 {
                 self.dirty.push(place);
                 self.dirty_bytes += bytes;
             }
@@ -409,6 +438,7 @@ impl Keyspace {
     }
 
     pub(crate) fn place_clear(&mut self) {
+        self.cut_rest();
         let version = self.recorder.bump();
         self.deletions.fill(version);
         self.interest.all_changed();
@@ -443,14 +473,17 @@ impl Keyspace {
         (from_place, from): (u64, &[u8]),
         (to_place, to): (u64, &[u8]),
     ) {
+        self.settle(from_place, from);
+        self.settle(to_place, to);
         let version = self.bump(to);
+        let dirty = self.cycle.dirty();
         let old = self.index.get_mut(from_place, from).expect("the caller loaded the key");
         let (flags, expiry) = (old.flags(), old.expiry());
         let dead = stored_generation(old);
         let mut moved = std::mem::replace(old, Entry::tomb(from, version));
-        old.set_flags(TOMB | DIRTY | STORED);
+        old.set_flags(TOMB | dirty | STORED);
         self.entry_bytes += old.bytes();
-        if flags & DIRTY == 0 {
+        if flags & dirty == 0 {
             self.dirty.push(from_place);
         }
         if flags & STORED == 0 {
@@ -482,7 +515,7 @@ impl Keyspace {
             }
             None => 0,
         };
-        moved.set_flags(moved.flags() & !STORED | stored | DIRTY);
+        moved.set_flags(moved.flags() & !STORED | stored | dirty);
         self.dirty.push(to_place);
         self.dirty_bytes += moved.bytes();
         self.entry_bytes += moved.bytes();
@@ -540,17 +573,29 @@ impl Keyspace {
         version
     }
 
+    /// Before an entry changes: if the cut under way still has to write it, writes it now.
+    #[inline]
+    pub(crate) fn settle(&mut self, place: u64, key: &[u8]) {
+        if let Some(cutting) = &mut self.cutting
+            && let Some(entry) = self.index.get_mut(place, key)
+        {
+            cutting.settle(self.cycle, place, entry);
+        }
+    }
+
     /// Applies `f` to an entry in memory and keeps the books.
     pub(crate) fn change(&mut self, place: u64, key: &[u8], f: impl FnOnce(&mut Entry)) {
+        self.settle(place, key);
+        let dirty = self.cycle.dirty();
         let entry = self.index.get_mut(place, key).expect("the caller loaded the key");
         let (before, flags) = (entry.bytes(), entry.flags());
         f(entry);
         self.entry_bytes = self.entry_bytes + entry.bytes() - before;
-        entry.set_flags(entry.flags() | DIRTY);
-        if flags & DIRTY == 0 {
+        entry.set_flags(entry.flags() | dirty);
+        if flags & dirty == 0 {
             self.dirty.push(place);
+            self.dirty_bytes += entry.bytes();
         }
-        self.dirty_bytes += if flags & DIRTY == 0 { entry.bytes() } else { 0 };
     }
 
     pub(crate) fn move_expiry(&mut self, place: u64, old: Option<Millis>, new: Option<Millis>) {
@@ -567,7 +612,7 @@ impl Keyspace {
 
     pub(crate) fn insert_tomb(&mut self, place: u64, key: &[u8], version: u64) {
         let mut tomb = Entry::tomb(key, version);
-        tomb.set_flags(TOMB | STORED | DIRTY);
+        tomb.set_flags(TOMB | STORED | self.cycle.dirty());
         self.entry_bytes += tomb.bytes();
         self.dirty.push(place);
         self.index.insert(place, tomb);

@@ -5,6 +5,7 @@
 pub mod coll_mut;
 pub mod command;
 pub mod commands;
+mod counts;
 pub mod db;
 pub mod disk;
 pub mod effects;

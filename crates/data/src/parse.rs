@@ -55,7 +55,17 @@ pub fn number(text: &[u8]) -> Option<f64> {
     };
     // A text without "inf" that overflows is out of range in C as well.
     let named = digits.as_bytes()[0].eq_ignore_ascii_case(&b'i');
-    (!value.is_nan() && (value.is_finite() || named)).then_some(value)
+    let in_range = (value.is_finite() || named) && (value != 0.0 || is_zero(digits));
+    (!value.is_nan() && in_range).then_some(value)
+}
+
+/// True if the digits before any exponent are all zeros: otherwise a value of 0 is out of range.
+fn is_zero(digits: &str) -> bool {
+    let (mantissa, exponent) = match digits.get(..2) {
+        Some("0x" | "0X") => (&digits[2..], ['p', 'P']),
+        _ => (digits, ['e', 'E']),
+    };
+    mantissa.split(exponent).next().is_some_and(|m| m.bytes().all(|b| matches!(b, b'0' | b'.')))
 }
 
 /// [`number`], or the error that Redis replies.
@@ -217,6 +227,9 @@ mod tests {
             ("1 ", None),
             ("", None),
             ("1e999", None),
+            ("-1e-999", None),
+            ("0e-999", Some(0.0)),
+            ("0x0.0p1", Some(0.0)),
         ] {
             assert_eq!(number(text.as_bytes()), want, "{text}");
         }

@@ -20,7 +20,7 @@ use crate::entry::{Coll, Kind};
 use crate::error::Error;
 use crate::parse;
 use crate::settings::Settings;
-use crate::sorted::Sub;
+use crate::sorted::{Iter, Sub, prefix_end};
 use quorate_base::hash::hash64;
 use quorate_resp::Reply;
 use std::collections::{BTreeMap, VecDeque};
@@ -69,13 +69,15 @@ pub(crate) fn collection(ctx: &mut Ctx<'_>, args: &[&[u8]], walk: &Walk) -> Resu
     };
     let options = options(&args[3..])?;
     let whole = (walk.is_compact)(coll, ctx.settings);
-    let place =
-        if whole || cursor == 0 { None } else { place.or_else(|| find(coll, seed, cursor)) };
-
     let elements = coll.elements();
-    let end = crate::sorted::prefix_end(walk.prefix);
+    let place = match place {
+        _ if whole || cursor == 0 => None,
+        None => find(elements.prefixed(walk.prefix), seed, cursor),
+        remembered => remembered,
+    };
+    let end = prefix_end(walk.prefix);
     let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-    let mut iter = elements.range(Bound::Included(place.as_deref().unwrap_or(walk.prefix)), to);
+    let mut iter = elements.span(Bound::Included(place.as_deref().unwrap_or(walk.prefix)), to);
     let count = if whole { usize::MAX } else { options.count };
     let (mut buffer, mut found) = (Vec::new(), 0);
     let mut replies = Reply::new(&mut buffer, ctx.reply.proto());
@@ -144,8 +146,7 @@ fn cursor_of(seed: u64, sub: &[u8]) -> u64 {
 }
 
 /// The element that `cursor` names, if it is still there: one pass over the elements.
-fn find(coll: &Coll, seed: u64, cursor: u64) -> Option<Sub> {
-    let mut elements = coll.elements().iter();
+fn find(mut elements: Iter<'_>, seed: u64, cursor: u64) -> Option<Sub> {
     elements.find(|(sub, _)| cursor_of(seed, sub) == cursor).map(|(sub, _)| Sub::from_slice(sub))
 }
 
@@ -235,8 +236,7 @@ mod tests {
             let (mut harness, mut prng) = (Harness::new(1), Prng::new(seed));
             (0..1000).for_each(|n| change(&mut harness, n * 3, true));
             // Multiples of 9 stay.
-            let mut missing: BTreeSet<u32> =
-                (0..334).map(|n| n * 9).collect();
+            let mut missing: BTreeSet<u32> = (0..334).map(|n| n * 9).collect();
             let (mut cursor, mut calls) = (0, 0);
             loop {
                 let (next, seen) = call(&mut harness, cursor, 10);

@@ -3,9 +3,11 @@
 //!
 //! A deque of chunks, each a deque of at most [`CHUNK_ITEMS_MAX`] items in order; no chunk is
 //! empty. Finding is two binary searches; insertion moves at most half a chunk; iteration walks
-//! contiguous memory; both ends grow in constant time. Every item remembers whether it changed
+//! contiguous memory; both ends grow in constant time. Ranks are found from
+//! the lengths of the chunks, see [`crate::counts`]. Every item remembers whether it changed
 //! since the last flush.
 
+use crate::counts::Counts;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -36,6 +38,8 @@ struct Chunk {
 #[derive(Clone, Debug, Default)]
 pub struct Sorted {
     chunks: VecDeque<Chunk>,
+    /// Of the lengths of the chunks.
+    counts: Counts,
     len: usize,
     heap: usize,
 }
@@ -107,6 +111,10 @@ impl Sorted {
         let item = items.remove(at.item).expect("find returned a place inside the chunk");
         if items.is_empty() {
             self.chunks.remove(at.chunk);
+            let chunks = &self.chunks;
+            self.counts.removed(at.chunk, chunks.len(), |at| chunks[at].items.len());
+        } else {
+            self.counts.decrement(at.chunk);
         }
         self.heap -= heap(&item.sub) + heap(&item.val);
         self.len -= 1;
@@ -123,7 +131,7 @@ impl Sorted {
         let at = match self.find(sub) {
             Ok(at) | Err(at) => at,
         };
-        self.chunks.iter().take(at.chunk).map(|c| c.items.len()).sum::<usize>() + at.item
+        self.counts.before(at.chunk, |at| self.chunks[at].items.len()) + at.item
     }
 
     /// All elements in order; reversible.
@@ -144,7 +152,7 @@ impl Sorted {
         Iter { map: self, front: self.locate(from), back: self.locate(to), left: to - from }
     }
 
-    /// The elements between two bounds; reversible. Takes ranks of both ends, O(chunks).
+    /// The elements between two bounds; reversible. Takes ranks of both ends.
     pub fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Iter<'_> {
         self.iter_ranks(self.lower_rank(from), self.upper_rank(to))
     }
@@ -223,32 +231,37 @@ impl Sorted {
     fn insert(&mut self, at: At, item: Item) {
         self.len += 1;
         if at.chunk == self.chunks.len() {
-            let dirty = item.dirty;
-            self.chunks.push_back(Chunk { items: VecDeque::from([item]), dirty });
+            self.insert_chunk(at.chunk, VecDeque::from([item]));
             return;
         }
         let last = self.chunks.len() - 1;
         let chunk = &mut self.chunks[at.chunk];
-        chunk.dirty |= item.dirty;
         if chunk.items.len() < CHUNK_ITEMS_MAX {
+            chunk.dirty |= item.dirty;
             chunk.items.insert(at.item, item);
-            return;
-        }
-        let dirty = chunk.dirty;
-        if at.chunk == last && at.item == CHUNK_ITEMS_MAX {
-            self.chunks.push_back(Chunk { items: VecDeque::from([item]), dirty });
+            self.counts.increment(at.chunk);
+        } else if at.chunk == last && at.item == CHUNK_ITEMS_MAX {
+            self.insert_chunk(at.chunk + 1, VecDeque::from([item]));
         } else if at.chunk == 0 && at.item == 0 {
-            self.chunks.push_front(Chunk { items: VecDeque::from([item]), dirty });
+            self.insert_chunk(0, VecDeque::from([item]));
         } else {
             let half = CHUNK_ITEMS_MAX / 2;
             let mut right = chunk.items.split_off(half);
             if at.item <= half {
+                chunk.dirty |= item.dirty;
                 chunk.items.insert(at.item, item);
             } else {
                 right.insert(at.item - half, item);
             }
-            self.chunks.insert(at.chunk + 1, Chunk { items: right, dirty });
+            self.insert_chunk(at.chunk + 1, right);
         }
+    }
+
+    fn insert_chunk(&mut self, at: usize, items: VecDeque<Item>) {
+        let dirty = items.iter().any(|item| item.dirty);
+        self.chunks.insert(at, Chunk { items, dirty });
+        let chunks = &self.chunks;
+        self.counts.inserted(at, chunks.len(), |at| chunks[at].items.len());
     }
 
     /// `Ok` with the place of `sub`, or `Err` with the place where it belongs.
@@ -268,24 +281,8 @@ impl Sorted {
         if rank >= self.len {
             return self.end();
         }
-        if rank <= self.len / 2 {
-            let mut left = rank;
-            for (chunk, c) in self.chunks.iter().enumerate() {
-                match left.checked_sub(c.items.len()) {
-                    None => return At { chunk, item: left },
-                    Some(rest) => left = rest,
-                }
-            }
-        } else {
-            let mut start = self.len;
-            for (chunk, c) in self.chunks.iter().enumerate().rev() {
-                start -= c.items.len();
-                if rank >= start {
-                    return At { chunk, item: rank - start };
-                }
-            }
-        }
-        unreachable!("rank {rank} is below the length {}", self.len)
+        let (chunk, item) = self.counts.find(rank, |at| self.chunks[at].items.len());
+        At { chunk, item }
     }
 
     fn end(&self) -> At {
@@ -396,6 +393,7 @@ impl DoubleEndedIterator for Span<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use quorate_base::Prng;
     use std::collections::BTreeMap;
 
     fn pairs(map: &Sorted) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -467,6 +465,36 @@ mod tests {
         map.take_dirty(|_, _| dirty += 1);
         assert_eq!(dirty, 20_000);
         map.take_dirty(|_, _| panic!("nothing changed since"));
+    }
+
+    #[test]
+    fn ranks_are_right_in_large_maps() {
+        let (mut map, mut model, mut prng) = (Sorted::default(), Vec::<u32>::new(), Prng::new(9));
+        // Grows to many chunks and shrinks to few again.
+        for step in 0..40_000u32 {
+            let n = match step {
+                0..10_000 => step * 2,
+                _ => prng.below(20_000) as u32,
+            };
+            let found = model.binary_search(&n);
+            if step < 20_000 {
+                map.put(&n.to_be_bytes(), b"", false);
+                if let Err(at) = found {
+                    model.insert(at, n);
+                }
+            } else if let Some(&n) = model.get(found.unwrap_or_else(|at| at)) {
+                map.remove(&n.to_be_bytes());
+                model.retain(|&m| m != n);
+            }
+            if !step.is_multiple_of(7) {
+                continue;
+            }
+            let rank = prng.below(model.len() as u64 + 1) as usize;
+            let Some(n) = model.get(rank) else { continue };
+            assert_eq!(map.rank(&n.to_be_bytes()), rank, "step {step}");
+            assert_eq!(map.nth(rank).map(|(sub, _)| sub), Some(n.to_be_bytes().as_slice()));
+        }
+        assert!(map.len() == model.len() && model.len() < 1000, "{} are left", model.len());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::command::{Block, Ctx, Spec, families};
 use crate::db::Db;
-use crate::entry::{DIRTY, Entry, Kind};
+use crate::entry::{Entry, Kind};
 use crate::keyspace::Keyspace;
 use crate::place::{SpaceMap, SpaceShards, place_hash};
 use crate::settings::Settings;
@@ -146,7 +146,7 @@ pub fn dump(keyspace: &mut Keyspace) -> Dump {
     let expiries: BTreeSet<_> =
         keyspace.index.iter().filter_map(|e| Some((e.expiry()?, place(e)))).collect();
     assert_eq!(keyspace.expiries, expiries, "the expiries of all entries");
-    for entry in keyspace.index.iter().filter(|entry| entry.flags() & DIRTY != 0) {
+    for entry in keyspace.index.iter().filter(|entry| entry.flags() & keyspace.cycle.dirty() != 0) {
         assert!(keyspace.dirty.contains(&place(entry)), "no flush writes {:?}", entry.key());
     }
     Dump { keys: keyspace.keys(), entries }

@@ -5,6 +5,7 @@ use crate::message::home;
 use crate::worker::Worker;
 use quorate_base::{Millis, ShardId};
 use quorate_data::table::Mark;
+use std::collections::VecDeque;
 
 /// How often upkeep runs while there is something for it to do.
 const INTERVAL_MS: Millis = 100;
@@ -15,6 +16,9 @@ const EXPIRE_KEYS_MAX: usize = 400;
 /// Pairs of a table that are loaded in one go.
 const LOAD_PAIRS_MAX: usize = 2_000;
 
+/// Entries that the cuts under way write in one turn, besides as many as it had commands.
+const CUT_ENTRIES_MIN: u64 = 500;
+
 /// The upkeep of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
@@ -24,13 +28,17 @@ pub(crate) struct Upkeep {
     hurry: bool,
     /// Which shard is loaded next.
     loading: usize,
+    /// Shards whose flush is being cut.
+    cutting: VecDeque<ShardId>,
+    /// The number of commands when cuts last went on.
+    commands: u64,
     /// Flushes that ended while their shard was lent.
     flushed_late: Vec<(ShardId, Mark)>,
 }
 
 impl Worker {
     pub(crate) fn upkeep_deadline(&self) -> Option<Millis> {
-        if self.upkeep.hurry {
+        if self.upkeep.hurry || !self.upkeep.cutting.is_empty() {
             return Some(self.now.mono);
         }
         let wanted = self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
@@ -85,7 +93,7 @@ impl Worker {
         }
     }
 
-    /// Cuts a flush, unless one is running or the shard is not here in a state to be cut.
+    /// Begins a flush, unless one is running or the shard is not here in a state to be cut.
     fn flush(&mut self, shard: ShardId) {
         if home(shard, self.config.workers) != self.id {
             return;
@@ -96,8 +104,24 @@ impl Worker {
             return;
         }
         let (index, term) = slot.applied();
-        slot.flush = Some(keyspace.cut(index, term));
-        self.release_flush(shard);
+        keyspace.begin_cut(index, term);
+        self.upkeep.cutting.push_back(shard);
+    }
+
+    /// Goes on with the flushes under way: a little more than commands can add to them meanwhile.
+    pub(crate) fn cut(&mut self) {
+        let commands = std::mem::replace(&mut self.upkeep.commands, self.stats.commands);
+        let Some(&shard) = self.upkeep.cutting.front() else { return };
+        let limit = CUT_ENTRIES_MIN + self.stats.commands.saturating_sub(commands);
+        let Some(slot) = self.shards[shard as usize].as_mut() else {
+            // It is lent; the others go first.
+            return self.upkeep.cutting.rotate_left(1);
+        };
+        if let Some(flush) = self.db.shard(shard).cut_some(limit as usize) {
+            slot.flush = Some(flush);
+            self.upkeep.cutting.pop_front();
+            self.release_flush(shard);
+        }
     }
 
     /// Hands on a flush whose last entry is committed: what a crash may take back must not be in

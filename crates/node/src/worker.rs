@@ -188,6 +188,7 @@ impl Worker {
     pub fn end_turn(&mut self, effects: &mut Vec<Effect>) {
         self.propose_touched();
         self.send_replies();
+        self.cut();
         self.return_shards();
         self.turn_begun = false;
         effects.append(&mut self.effects);

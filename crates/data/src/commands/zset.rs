@@ -1,16 +1,15 @@
 //! Sorted sets: the commands on single members, and the table of the family. `element` says how a
 //! sorted set lies in its collection; ranges, pops and set operations have files of their own.
 
+use super::sample;
 use crate::coll_mut::CollMut;
 use crate::command::{Ctx, FIRST, FIRST_TWO, Keys, Run, Spec, flag};
 use crate::entry::Kind;
 use crate::error::Error;
 use crate::parse::{self, is_word};
 use crate::scan::{self, Walk};
-use quorate_base::Prng;
 use quorate_resp::reply::{Proto, Reply, format_double};
 use smallvec::SmallVec;
-use std::collections::BTreeSet;
 
 mod combine;
 pub(super) mod element;
@@ -20,9 +19,6 @@ mod range;
 pub(super) use element::Members;
 use element::{LISTPACK, MEMBER, member_sub, put, remove, score_of};
 pub(super) use range::store;
-
-/// The most members ZRANDMEMBER returns with repetitions: Redis would try to build any reply.
-const RANDOM_MEMBERS_MAX: i64 = 1 << 24;
 
 const READ: u32 = flag::READONLY;
 const READ_FAST: u32 = flag::READONLY | flag::FAST;
@@ -306,66 +302,31 @@ fn zrandmember(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         }
         return Ok(());
     }
-    let count = parse::int(args[2])?;
-    if count == i64::MIN {
-        return Err(Error::text(
-            "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
-        ));
-    }
+    let count = sample::count(args[2])?;
     let with_scores = match args[3..] {
         [] => false,
         [word] if is_word(word, "withscores") => true,
         _ => return Err(Error::Syntax),
     };
-    if with_scores && count.unsigned_abs() > i64::MAX as u64 / 2 || count < -RANDOM_MEMBERS_MAX {
+    if with_scores && count.unsigned_abs() > i64::MAX as u64 / 2 {
         return Err(Error::text("ERR value is out of range"));
     }
-    let members = ctx.db.coll(args[1], Kind::Zset)?.map(Members::of);
-    let Some(members) = members.filter(|_| count != 0) else {
+    let Some(members) = ctx.db.coll(args[1], Kind::Zset)?.map(Members::of) else {
         ctx.reply.array(0);
         return Ok(());
     };
-    let (len, wanted) = (members.len(), count.unsigned_abs() as usize);
-    if count < 0 {
-        pairs_head(&mut ctx.reply, wanted, with_scores);
-        for _ in 0..wanted {
-            let pair = nth(members, ctx.prng.below(len as u64) as usize);
-            pair_reply(&mut ctx.reply, pair, with_scores);
-        }
-    } else if wanted >= len {
+    if count >= members.len() as i64 {
         pairs_reply(&mut ctx.reply, members.iter().rev(), with_scores);
-    } else {
-        let ranks = distinct(ctx.prng, len, wanted);
-        pairs_head(&mut ctx.reply, wanted, with_scores);
-        // One pass is cheaper than finding every rank once they are this dense.
-        if wanted > len / 64 {
-            for (_, pair) in members.iter().enumerate().filter(|(rank, _)| ranks.contains(rank)) {
-                pair_reply(&mut ctx.reply, pair, with_scores);
-            }
-        } else {
-            for rank in ranks {
-                pair_reply(&mut ctx.reply, nth(members, rank), with_scores);
-            }
-        }
+        return Ok(());
     }
+    let ranks = sample::ranks(ctx.prng, members.len(), count)?;
+    let pairs = ranks.iter().map(|&rank| nth(members, rank));
+    pairs_reply(&mut ctx.reply, pairs, with_scores);
     Ok(())
 }
 
 fn nth(members: Members<'_>, rank: usize) -> (&[u8], f64) {
     members.ranks(rank, rank + 1).next().expect("the rank is below the number of members")
-}
-
-/// `wanted` different numbers below `len`, each choice as likely (Floyd's algorithm, in Bentley,
-/// "Programming Pearls: a sample of brilliance", CACM 1987).
-fn distinct(prng: &mut Prng, len: usize, wanted: usize) -> BTreeSet<usize> {
-    let mut chosen = BTreeSet::new();
-    for last in len - wanted..len {
-        let rank = prng.below(last as u64 + 1) as usize;
-        if !chosen.insert(rank) {
-            chosen.insert(last);
-        }
-    }
-    chosen
 }
 
 // --- replies ---------------------------------------------------------------------------------
@@ -376,22 +337,17 @@ pub(super) fn pairs_reply<'a>(
     pairs: impl ExactSizeIterator<Item = (&'a [u8], f64)>,
     with_scores: bool,
 ) {
-    pairs_head(reply, pairs.len(), with_scores);
-    pairs.for_each(|pair| pair_reply(reply, pair, with_scores));
-}
-
-fn pairs_head(reply: &mut Reply<'_>, len: usize, with_scores: bool) {
-    let flat = with_scores && reply.proto() == Proto::Resp2;
-    reply.array(if flat { len * 2 } else { len });
-}
-
-fn pair_reply(reply: &mut Reply<'_>, (member, score): (&[u8], f64), with_scores: bool) {
-    if with_scores && reply.proto() == Proto::Resp3 {
-        reply.array(2);
-    }
-    reply.bulk(member);
-    if with_scores {
-        reply.double(score);
+    let nested = with_scores && reply.proto() == Proto::Resp3;
+    let flat = with_scores && !nested;
+    reply.array(if flat { pairs.len() * 2 } else { pairs.len() });
+    for (member, score) in pairs {
+        if nested {
+            reply.array(2);
+        }
+        reply.bulk(member);
+        if with_scores {
+            reply.double(score);
+        }
     }
 }
 

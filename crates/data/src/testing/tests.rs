@@ -88,6 +88,9 @@ enum Step {
 #[derive(Clone, Copy, Debug)]
 enum Below {
     Cut,
+    /// Begins a cut, which goes on with [`Below::CutSome`].
+    BeginCut,
+    CutSome,
     Apply,
     Flushed,
     /// The three in a row, and then [`Below::Evict`].
@@ -101,6 +104,8 @@ enum Below {
 fn step() -> impl Strategy<Value = Step> {
     let below = prop_oneof![
         1 => Just(Below::Cut),
+        3 => Just(Below::BeginCut),
+        2 => Just(Below::CutSome),
         1 => Just(Below::Apply),
         1 => Just(Below::Flushed),
         3 => Just(Below::FlushAndEvict),
@@ -143,6 +148,18 @@ impl Disk {
     fn step(&mut self, db: &mut Db, shard: ShardId, applied: Index, step: Below) {
         let at = shard as usize;
         match step {
+            Below::BeginCut if !db.shard(shard).is_flushing() => {
+                db.shard(shard).begin_cut(applied, 1);
+            }
+            Below::CutSome => {
+                if let Some(flush) = db.shard(shard).cut_some(2) {
+                    self.flushes[at] = Some((flush, false));
+                }
+            }
+            Below::Cut if db.shard(shard).is_cutting() => {
+                let flush = db.shard(shard).cut_some(usize::MAX).expect("no limit");
+                self.flushes[at] = Some((flush, false));
+            }
             Below::Cut if self.flushes[at].is_none() => {
                 self.flushes[at] = Some((db.shard(shard).cut(applied, 1), false));
             }
@@ -179,15 +196,18 @@ impl Disk {
                 db.remove(shard);
                 db.insert(Box::new(keyspace));
             }
-            Below::Cut | Below::Flushed => {}
+            Below::Cut | Below::BeginCut | Below::Flushed => {}
         }
     }
 
     /// Flushes everything; the pairs of all tables.
     fn finish(&mut self, db: &mut Db, applied: Index) -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
         for shard in 0..self.tables.len() as u32 {
-            for step in [Below::Apply, Below::Flushed, Below::Cut, Below::Apply, Below::Flushed] {
-                self.step(db, shard, applied, step);
+            for _ in 0..2 {
+                for step in [Below::Apply, Below::Flushed, Below::Cut, Below::Apply, Below::Flushed]
+                {
+                    self.step(db, shard, applied, step);
+                }
             }
         }
         self.tables.iter().map(MemoryTable::pairs).collect()
