@@ -91,6 +91,9 @@ impl Cycle {
     }
 }
 
+/// What the processor fetches from memory at once.
+const CACHE_LINE_BYTES: usize = 64;
+
 const ACCESSED: usize = 1;
 const VERSION: usize = 5;
 const EXPIRY: usize = 13;
@@ -346,6 +349,17 @@ impl Entry {
                     accessed,
                 );
             }
+        }
+    }
+
+    /// Reads a byte of each part that a command is going to read.
+    #[inline]
+    pub(crate) fn warm(&self) -> u8 {
+        match self {
+            Self::Flat(bytes) => {
+                bytes.first().unwrap_or(&0) ^ bytes.get(CACHE_LINE_BYTES).unwrap_or(&0)
+            }
+            Self::Coll(coll) => coll.flags,
         }
     }
 

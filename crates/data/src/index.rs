@@ -53,6 +53,12 @@ impl Index {
         self.segments[segment].find_mut(bucket_hash(place), |e| e.key() == key)
     }
 
+    /// The first entry at `place`, whichever key it has; for [`crate::Db::warm`].
+    #[inline]
+    pub(crate) fn first_at(&self, place: u64) -> Option<&Entry> {
+        self.segments[self.segment_of(place)].iter_hash(bucket_hash(place)).next()
+    }
+
     /// The seed of the place hash.
     pub fn seed(&self) -> u64 {
         self.seed

@@ -16,13 +16,18 @@ use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::Block;
+use quorate_data::db::WARM_MAX;
 use quorate_data::effects::ReplayError;
+use quorate_data::place::Place;
 use quorate_data::settings::Settings;
 use quorate_data::{Ctx, Db, Keyspace, Spec};
 use quorate_log::{Log, Outputs, Record};
-use quorate_resp::{Proto, Reply};
+use quorate_resp::{Proto, Reply, look_ahead};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+
+/// Input of at least so many bytes may be a pipeline worth looking ahead in.
+const PIPELINE_BYTES_MIN: usize = 200;
 
 /// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -63,6 +68,8 @@ pub struct Worker {
     pub(crate) now: Time,
     touched: Vec<ShardId>,
     pub(crate) active: Vec<ConnId>,
+    /// What the pipeline at hand looks up.
+    places: Vec<Place>,
     /// Jobs of other workers' clients whose replies may be complete.
     pub(crate) replying: Vec<JobId>,
     pub(crate) effects: Vec<Effect>,
@@ -144,6 +151,7 @@ impl Worker {
             now: Time::default(),
             touched: Vec::new(),
             active: Vec::new(),
+            places: Vec::new(),
             replying: Vec::new(),
             effects: Vec::new(),
             outputs: Outputs::default(),
@@ -251,16 +259,40 @@ impl Worker {
     }
 
     /// Decodes and executes until the input is used up or the client is parked.
-    fn feed(&mut self, client: &mut Client, bytes: &[u8]) {
+    fn feed(&mut self, client: &mut Client, mut bytes: &[u8]) {
         let Client { decoder, conn } = client;
-        if let Err(error) = decoder.feed(bytes, |args| self.on_request(conn, args)) {
-            conn.reply().error(&error.reply_text());
+        loop {
+            let mut len = bytes.len();
+            if len >= PIPELINE_BYTES_MIN && decoder.pending_bytes() == 0 {
+                len = self.warm(bytes).unwrap_or(len);
+            }
+            let (now, later) = bytes.split_at(len);
+            if let Err(error) = decoder.feed(now, |args| self.on_request(conn, args)) {
+                conn.reply().error(&error.reply_text());
+                conn.parked = Some(Parked::Closing);
+            }
+            if later.is_empty() || conn.parked.is_some() {
+                conn.backlog.extend_from_slice(later);
+                break;
+            }
+            bytes = later;
+        }
+        if decoder.pending_bytes() > self.config.query_buffer_bytes_max {
             conn.parked = Some(Parked::Closing);
         }
-        let kept = decoder.pending_bytes();
-        if kept > self.config.query_buffer_bytes_max {
-            conn.parked = Some(Parked::Closing);
+    }
+
+    /// Fetches what the first commands of a pipeline are going to look up. Returns how many bytes
+    /// these commands take, if they are more than one.
+    fn warm(&mut self, bytes: &[u8]) -> Option<usize> {
+        self.places.clear();
+        let (map, places) = (self.db.map(), &mut self.places);
+        let len = look_ahead(bytes, WARM_MAX, |word| places.push(map.place(word)));
+        if self.places.len() < 2 {
+            return None;
         }
+        self.db.warm(&self.places);
+        Some(len)
     }
 
     /// Goes on with what a client sent while it was parked.

@@ -323,6 +323,23 @@ fn parse_plain<'i>(input: &'i [u8], plain: Plain, args: &mut Args<'i>) -> Option
     Some(at)
 }
 
+/// Looks ahead: hands over the second word, usually a key, of each of the first `max` commands in
+/// `input`, which starts with a command. Stops at the first that is not complete and plain.
+/// Returns how many bytes it looked at, whole commands all of them.
+pub fn look_ahead<'i>(input: &'i [u8], max: usize, mut on_word: impl FnMut(&'i [u8])) -> usize {
+    let plain = Limits::default().plain();
+    let mut args: Args<'i> = Args::new();
+    let mut at = 0;
+    for _ in 0..max {
+        let Some(used) = parse_plain(&input[at..], plain, &mut args) else { break };
+        if let Some(word) = args.get(1) {
+            on_word(word);
+        }
+        at += used;
+    }
+    at
+}
+
 /// Reads `kind`, one to eight digits without a leading zero, and a line end; returns the number and
 /// where the line ends.
 #[inline(always)]

@@ -33,11 +33,7 @@ pub(crate) fn write_double(value: f64, buf: &mut DoubleBuf) -> &[u8] {
     let digits = mantissa.bytes().filter(u8::is_ascii_digit).count() as i32;
     // The power of ten of the last digit decides the notation.
     let last = exponent - (digits - 1);
-    let plain = if last >= 0 {
-        exponent < digits + 7
-    } else {
-        last > -7 || exponent.abs() < 4
-    };
+    let plain = if last >= 0 { exponent < digits + 7 } else { last > -7 || exponent.abs() < 4 };
     if plain {
         return written(buf, format_args!("{value}"));
     }

@@ -6,5 +6,5 @@ mod double;
 mod inline;
 pub mod reply;
 
-pub use decode::{Decoder, Limits, ProtocolError};
+pub use decode::{Decoder, Limits, ProtocolError, look_ahead};
 pub use reply::{Proto, Reply};
