@@ -36,7 +36,10 @@ fn main() {
         let same = if sorted { lines_of(&want) == lines_of(&got) } else { want == got };
         if !same {
             bad += 1;
-            println!("{}", args.iter().map(|a| a.escape_ascii().to_string()).collect::<Vec<_>>().join(" "));
+            println!(
+                "{}",
+                args.iter().map(|a| a.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+            );
             println!("   redis: {}\n   ours:  {}", want.escape_ascii(), got.escape_ascii());
         }
     }
@@ -72,7 +75,8 @@ impl Server {
         let from = out.len();
         self.reader.read_until(b'\n', out).expect("a reply");
         let kind = out[from];
-        let number = || String::from_utf8_lossy(&out[from + 1..]).trim().parse::<i64>().unwrap_or(0);
+        let number =
+            || String::from_utf8_lossy(&out[from + 1..]).trim().parse::<i64>().unwrap_or(0);
         match kind {
             b'$' | b'=' if number() >= 0 => {
                 let mut body = vec![0; number() as usize + 2];
@@ -102,7 +106,8 @@ fn split(line: &str) -> Vec<Vec<u8>> {
                         _ if c == b => break,
                         b'\\' if b == b'"' => match bytes.next() {
                             Some(b'x') => {
-                                let hex: String = (0..2).filter_map(|_| bytes.next()).map(char::from).collect();
+                                let hex: String =
+                                    (0..2).filter_map(|_| bytes.next()).map(char::from).collect();
                                 arg.push(u8::from_str_radix(&hex, 16).expect("two hex digits"));
                             }
                             Some(b'n') => arg.push(b'\n'),

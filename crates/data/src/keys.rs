@@ -239,6 +239,15 @@ mod tests {
         db.set_string(key.as_bytes(), b"v", expiry, false).expect("no table fails");
     }
 
+    fn flush_and_evict(db: &mut Db, tables: &[MemoryTable], applied: u64) {
+        for (keyspace, table) in db.iter_mut().zip(tables) {
+            let flush = keyspace.cut(applied, 1);
+            table.apply(&flush);
+            keyspace.flushed(flush.mark);
+            keyspace.evict();
+        }
+    }
+
     fn scan_all(db: &Db, count: usize) -> Vec<String> {
         let (mut cursor, mut keys) = (0, Vec::new());
         loop {
@@ -269,12 +278,7 @@ mod tests {
             assert_eq!(got.into_iter().collect::<BTreeSet<_>>(), want);
         }
         // Now most of it only in tables, with deletions and additions in memory alone.
-        for (keyspace, table) in db.iter_mut().zip(&tables) {
-            let flush = keyspace.cut(1, 1);
-            table.apply(&flush);
-            keyspace.flushed(flush.mark);
-            keyspace.evict();
-        }
+        flush_and_evict(&mut db, &tables, 1);
         change(&mut db, 2, |db| {
             for n in 0..500 {
                 db.delete(name(n).as_bytes()).expect("no table fails");
@@ -303,6 +307,48 @@ mod tests {
             k.as_ref().is_some_and(|k| want.contains(std::str::from_utf8(k).expect("text")))
         };
         assert!(drawn.iter().all(live));
+    }
+
+    #[test]
+    fn what_stays_is_returned_whatever_comes_and_goes() {
+        for seed in 0..20 {
+            let ((mut db, tables), mut prng) = (db(), Prng::new(seed));
+            let name = |n: u64| if n % 4 == 1 { format!("s:{n}") } else { format!("{{t}}{n}") };
+            change(&mut db, 1, |db| {
+                (0..3000).for_each(|n| set(db, &name(n), crate::Expiry::Never));
+            });
+            let mut missing: BTreeSet<String> = (0..3000).step_by(5).map(name).collect();
+            let (mut cursor, mut index) = (0, 1);
+            loop {
+                let count = 1 + prng.below(100) as usize;
+                let mut visit = |key: &[u8], _| {
+                    missing.remove(std::str::from_utf8(key).expect("text"));
+                };
+                cursor = db.scan(cursor, count, &mut visit).expect("no table fails");
+                if cursor == 0 {
+                    break;
+                }
+                index += 1;
+                change(&mut db, index, |db| {
+                    for _ in 0..prng.below(40) {
+                        let (n, add) = (prng.below(3000), prng.below(2) == 0);
+                        if n % 5 == 0 || add {
+                            set(db, &name(n), crate::Expiry::Never);
+                        } else {
+                            db.delete(name(n).as_bytes()).expect("no table fails");
+                        }
+                    }
+                });
+                match prng.below(8) {
+                    0 => flush_and_evict(&mut db, &tables, index),
+                    1 => db.iter_mut().for_each(|keyspace| {
+                        keyspace.load_some(500).expect("no table fails");
+                    }),
+                    _ => {}
+                }
+            }
+            assert!(missing.is_empty(), "seed {seed} missed {missing:?}");
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //! part of a running flush equals its record.
 
 use crate::coll_mut::CollMut;
-use crate::effects::Recorder;
 use crate::disk::Cutting;
+use crate::effects::Recorder;
 use crate::entry::{Cycle, Entry, Kind, RAW, STORED, TOMB};
 use crate::index::Index as KeyIndex;
 use crate::interest::Interest;
@@ -431,6 +431,8 @@ impl Keyspace {
     /// Drops every key.
     pub(crate) fn clear(&mut self) {
         if self.keys == 0 {
+            // That nothing is left to drop may be news that is not committed yet.
+            self.observe_all();
             return;
         }
         self.recorder.clear();

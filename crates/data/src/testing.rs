@@ -4,6 +4,7 @@
 use crate::command::{Block, Ctx, Spec, families};
 use crate::db::Db;
 use crate::entry::{Entry, Kind};
+use crate::error::Error;
 use crate::keyspace::Keyspace;
 use crate::place::{SpaceMap, SpaceShards, place_hash};
 use crate::settings::Settings;
@@ -233,38 +234,50 @@ impl Harness {
 
     /// Executes one command and returns its reply in RESP; empty if it blocked.
     pub fn run_args(&mut self, args: &[&[u8]]) -> Vec<u8> {
+        self.run_transaction(&[args])
+    }
+
+    /// Executes commands whose changes share one log entry, as those of a transaction do, and
+    /// returns their replies in RESP; more than one and none blocks.
+    pub fn run_transaction(&mut self, commands: &[&[&[u8]]]) -> Vec<u8> {
+        let (now, index) = (self.now, self.index);
+        self.db.iter_mut().for_each(|keyspace| keyspace.begin_batch(index, now));
         let mut out = Vec::new();
-        self.batches.iter_mut().for_each(Vec::clear);
+        for args in commands {
+            self.execute(args, commands.len() > 1, &mut out);
+        }
+        self.finish_batches();
+        out
+    }
+
+    fn execute(&mut self, args: &[&[u8]], in_transaction: bool, out: &mut Vec<u8>) {
+        let mut reply = Reply::new(out, self.proto);
+        let mark = reply.mark();
         let name = String::from_utf8_lossy(args[0]).to_lowercase();
         let Some(spec) = self.specs.get(name.as_str()) else {
-            return format!("-ERR unknown command '{name}'\r\n").into_bytes();
+            reply.error(format!("ERR unknown command '{name}'").as_bytes());
+            return;
         };
         if !spec.accepts(args.len()) {
-            let text = format!("-ERR wrong number of arguments for '{name}' command\r\n");
-            return text.into_bytes();
-        }
-        let (now, index) = (self.now, self.index);
-        for keyspace in self.db.iter_mut() {
-            keyspace.begin_batch(index, now);
+            reply.error(Error::WrongArity(name).to_string().as_bytes());
+            return;
         }
         let mut ctx = Ctx {
             db: &mut self.db,
             prng: &mut self.prng,
-            reply: Reply::new(&mut out, self.proto),
+            reply,
             settings: &self.settings,
-            now,
-            in_transaction: false,
+            now: self.now,
+            in_transaction,
             retried: false,
             blocked: None,
         };
         let result = (spec.run)(&mut ctx, args);
         self.blocked = ctx.blocked.take();
         if let Err(error) = result {
-            ctx.reply.truncate(0);
+            ctx.reply.truncate(mark);
             ctx.reply.error(error.to_string().as_bytes());
         }
-        self.finish_batches();
-        out
     }
 
     fn finish_batches(&mut self) {

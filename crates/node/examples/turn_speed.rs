@@ -32,7 +32,8 @@ impl Table for Nothing {
 }
 
 fn main() {
-    let number = |at, default| std::env::args().nth(at).map_or(default, |a| a.parse().expect("a number"));
+    let number =
+        |at, default| std::env::args().nth(at).map_or(default, |a| a.parse().expect("a number"));
     let (keys, per_turn) = (number(1, 1_000_000u64), number(2, 3_200) as usize);
     let space = SpaceShards { id: 0, prefix: Vec::new(), first: 0, shards: SHARDS };
     let config = Config {
@@ -63,13 +64,19 @@ fn main() {
         let before = cpu_ms();
         for turn in pipelines.chunks(per_turn / PIPELINE) {
             for bytes in turn {
-                worker.step(now, Event::Received { conn: 1, bytes: bytes.as_bytes() }, &mut effects);
+                worker.step(
+                    now,
+                    Event::Received { conn: 1, bytes: bytes.as_bytes() },
+                    &mut effects,
+                );
             }
             worker.end_turn(&mut effects);
             let mut answers = Vec::new();
             for effect in effects.drain(..) {
                 match effect {
-                    Effect::Persist(frame) => answers.push(Event::Persisted { ticket: frame.ticket }),
+                    Effect::Persist(frame) => {
+                        answers.push(Event::Persisted { ticket: frame.ticket })
+                    }
                     Effect::Flush(flush) => {
                         answers.push(Event::Flushed { shard: flush.shard, mark: flush.mark });
                     }

@@ -101,6 +101,7 @@ impl Worker {
                 }
                 let job = self.jobs.get_mut(&id).expect("it was just here");
                 job.need.pop_front();
+                job.claimed = false;
                 return self.advance(id);
             }
             Some((worker, shards)) => {
@@ -118,7 +119,7 @@ impl Worker {
     /// Executes a job that holds all its shards.
     fn run(&mut self, mut job: Job) {
         if job.cancelled {
-            self.unregister(&job);
+            self.unregister(&mut job);
             self.release_shards(&job);
             return;
         }
@@ -126,7 +127,7 @@ impl Worker {
             Origin::Local(conn) => match self.clients.remove(&conn) {
                 Some(client) => Some(client),
                 None => {
-                    self.unregister(&job);
+                    self.unregister(&mut job);
                     return self.release_shards(&job);
                 }
             },
@@ -163,7 +164,7 @@ impl Worker {
             self.block(job, keys, &block);
             return self.release_shards_of(&shards, id);
         }
-        self.unregister(&job);
+        self.unregister(&mut job);
         self.release_shards(&job);
         match (job.origin, taken) {
             (Origin::Local(conn), Some(mut client)) => {
@@ -211,21 +212,21 @@ impl Worker {
             Some(Claim::Local(job)) => self.runnable.push_back(*job),
             Some(Claim::Remote { worker, job, shards }) => {
                 let (worker, job, shards) = (*worker, *job, shards.clone());
-                self.lend(worker, job, shards);
+                self.lend(worker, job, &shards);
             }
         }
     }
 
-    pub(crate) fn on_borrow(&mut self, worker: WorkerId, job: JobId, shards: Vec<ShardId>) {
-        let claim = Claim::Remote { worker, job, shards: shards.clone() };
-        for &shard in &shards {
+    pub(crate) fn on_borrow(&mut self, worker: WorkerId, job: JobId, shards: &[ShardId]) {
+        let claim = Claim::Remote { worker, job, shards: shards.to_vec() };
+        for &shard in shards {
             self.claims[shard as usize].push_back(claim.clone());
         }
         self.lend(worker, job, shards);
     }
 
     /// Lends shards if the claim is the first on each and all are here and quiet.
-    fn lend(&mut self, worker: WorkerId, job: JobId, shards: Vec<ShardId>) {
+    fn lend(&mut self, worker: WorkerId, job: JobId, shards: &[ShardId]) {
         let ready = |w: &Self, s: ShardId| {
             let first = matches!(
                 w.claims[s as usize].front(),

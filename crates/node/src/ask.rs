@@ -6,28 +6,36 @@ use crate::job::{JobId, Origin, State, Work};
 use crate::message::{Answer, Message, Question};
 use crate::worker::Worker;
 
+/// Nobody waits for this answer; job ids start at 1.
+const NO_JOB: JobId = 0;
+
 impl Worker {
     /// Asks all workers, this one first, and lets [`Worker::conclude`] write the reply. Inside
-    /// EXEC only this one, because the next command of the transaction cannot wait.
-    pub(crate) fn ask(&mut self, conn: &mut Conn, question: Question) {
-        let own = self.answer(&question, Some(conn));
+    /// EXEC only this one is waited for, because the next command of the transaction cannot wait.
+    pub(crate) fn ask(&mut self, conn: &mut Conn, question: &Question) {
+        let own = self.answer(question, Some(conn));
+        let this = self.id;
         if self.config.workers == 1 || conn.in_exec {
-            return self.conclude(conn, &question, vec![own]);
+            if question.changes() {
+                for worker in (0..self.config.workers).filter(|&w| w != this) {
+                    self.tell(worker, Message::Ask { job: NO_JOB, question: question.clone() });
+                }
+            }
+            return self.conclude(conn, question, vec![own]);
         }
         let missing = usize::from(self.config.workers) - 1;
         let mut job =
             self.new_job(Origin::Local(conn.id), conn.proto, Work::Ask(question.clone()), &[]);
         job.state = State::Asking { missing, answers: vec![own] };
         conn.parked = Some(Parked::Job(job.id));
-        let this = self.id;
         for worker in (0..self.config.workers).filter(|&w| w != this) {
             self.tell(worker, Message::Ask { job: job.id, question: question.clone() });
         }
         self.jobs.insert(job.id, job);
     }
 
-    pub(crate) fn on_ask(&mut self, from: WorkerId, job: JobId, question: Question) {
-        let answer = self.answer(&question, None);
+    pub(crate) fn on_ask(&mut self, from: WorkerId, job: JobId, question: &Question) {
+        let answer = self.answer(question, None);
         self.tell(from, Message::Answer { job, answer });
     }
 

@@ -73,17 +73,17 @@ impl Worker {
     }
 
     /// Ends the registrations of a job that will not wait any more.
-    pub(crate) fn unregister(&mut self, job: &Job) {
+    pub(crate) fn unregister(&mut self, job: &mut Job) {
         if job.keys.is_empty() {
             return;
         }
         self.stats.blocked -= 1;
-        if let Some(deadline) = job.deadline {
+        if let Some(deadline) = job.deadline.take() {
             self.deadlines.remove(&(deadline, job.id));
         }
-        for key in &job.keys {
-            let shard = self.db.map().place(key).shard;
-            self.release_waiter(shard, key.clone(), self.id, Some(job.id));
+        for key in std::mem::take(&mut job.keys) {
+            let shard = self.db.map().place(&key).shard;
+            self.release_waiter(shard, key, self.id, Some(job.id));
         }
     }
 
@@ -132,7 +132,7 @@ impl Worker {
     /// Ends a blocked job with the reply of a timeout, or with an error.
     pub(crate) fn give_up(&mut self, id: JobId, error: Option<&str>) {
         let Some(mut job) = self.jobs.remove(&id) else { return };
-        self.unregister(&job);
+        self.unregister(&mut job);
         let reply = |mut reply: Reply<'_>| match (error, job.on_timeout) {
             (Some(text), _) => reply.error(text.as_bytes()),
             (None, OnTimeout::Null) => reply.null(),
@@ -163,8 +163,8 @@ impl Worker {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.cancelled = true;
         if job.state != State::Acquiring {
-            let job = self.jobs.remove(&id).expect("it was just here");
-            self.unregister(&job);
+            let mut job = self.jobs.remove(&id).expect("it was just here");
+            self.unregister(&mut job);
         }
     }
 }

@@ -52,6 +52,10 @@ pub(crate) struct Conn {
     pub(crate) forwarded: Vec<WorkerId>,
     /// What it executed last; most clients repeat themselves.
     pub(crate) last: Option<Command>,
+    /// The last command with subcommands and which one it was.
+    pub(crate) last_sub: Option<(&'static str, &'static str)>,
+    /// A command that waits for the end of `CLIENT PAUSE`.
+    pub(crate) held: Option<Args>,
     pub(crate) subscriptions: [BTreeSet<Vec<u8>>; 3],
     pub(crate) name: Vec<u8>,
     pub(crate) lib_name: Vec<u8>,
@@ -71,6 +75,8 @@ pub(crate) enum Parked {
     Job(JobId),
     /// Until the reply of another worker has come.
     Slot(u64),
+    /// Until `CLIENT PAUSE` ends.
+    Paused,
     /// For ever: it is being closed.
     Closing,
 }
@@ -122,6 +128,8 @@ impl Conn {
             watched: Vec::new(),
             forwarded: Vec::new(),
             last: None,
+            last_sub: None,
+            held: None,
             subscriptions: Default::default(),
             name: Vec::new(),
             lib_name: Vec::new(),

@@ -1,10 +1,10 @@
 //! From the words of a request to the command it names, and where that executes.
 
-use crate::conn::{Conn, Multi};
+use crate::conn::{Conn, Multi, Parked, ReplyMode};
 use crate::event::WorkerId;
 use crate::job::{Args, Work};
 use crate::message::{Forwarded, Message};
-use crate::session::SessionSpec;
+use crate::session::{CONTAINER, SessionSpec};
 use crate::worker::Worker;
 use quorate_base::ShardId;
 use quorate_data::command::{KeyPositions, Keys, flag};
@@ -57,10 +57,16 @@ impl Command {
 
     #[inline]
     fn accepts(self, count: usize) -> bool {
-        match usize::try_from(self.arity()) {
-            Ok(exact) => count == exact,
-            Err(_) => count >= self.arity().unsigned_abs() as usize,
-        }
+        accepts(self.arity(), count)
+    }
+}
+
+/// True if `count` arguments are as many as `arity` asks for.
+#[inline]
+pub(crate) fn accepts(arity: i32, count: usize) -> bool {
+    match usize::try_from(arity) {
+        Ok(exact) => count == exact,
+        Err(_) => count >= arity.unsigned_abs() as usize,
     }
 }
 
@@ -132,6 +138,20 @@ impl Worker {
     /// One request of a client. Breaks when the next one must wait.
     #[inline]
     pub(crate) fn on_request(&mut self, conn: &mut Conn, args: &[&[u8]]) -> ControlFlow<()> {
+        if conn.reply_mode == ReplyMode::On {
+            return self.handle(conn, args);
+        }
+        conn.output.mute();
+        let flow = self.handle(conn, args);
+        // The reply of a command that waits is dropped when it goes on.
+        if matches!(conn.parked, None | Some(Parked::Closing)) {
+            self.silence(conn);
+        }
+        flow
+    }
+
+    #[inline]
+    fn handle(&mut self, conn: &mut Conn, args: &[&[u8]]) -> ControlFlow<()> {
         conn.commands += 1;
         self.stats.commands += 1;
         let command = match conn.last {
@@ -139,6 +159,7 @@ impl Worker {
             _ => match self.commands.get(args[0]) {
                 Some(command) => command,
                 None => {
+                    conn.last = None;
                     self.refuse(conn, &unknown_command(args));
                     return ControlFlow::Continue(());
                 }
@@ -149,11 +170,22 @@ impl Worker {
             self.refuse(conn, Error::WrongArity(command.name().into()).to_string().as_bytes());
             return ControlFlow::Continue(());
         }
-        if !self.skips_checks(conn)
-            && let Err(error) = self.check(conn, command, args)
+        if command.is(CONTAINER)
+            && args.len() > 1
+            && let Err(error) = crate::session::find_sub(command.name(), args)
         {
             self.refuse(conn, error.as_bytes());
             return ControlFlow::Continue(());
+        }
+        if !self.skips_checks(conn) {
+            if let Err(error) = self.check(conn, command, args) {
+                self.refuse(conn, error.as_bytes());
+                return ControlFlow::Continue(());
+            }
+            if self.is_paused_for(conn, command) {
+                self.hold(conn, args);
+                return ControlFlow::Break(());
+            }
         }
         if let Some(multi) = &mut conn.multi
             && !command.is(crate::session::UNQUEUED)
@@ -162,13 +194,9 @@ impl Worker {
             conn.reply().simple("QUEUED");
             return ControlFlow::Continue(());
         }
-        let start = conn.output.mark();
         match command {
             Command::Data(spec) => self.route(conn, spec, args),
             Command::Session(spec) => (spec.run)(self, conn, args),
-        }
-        if conn.reply_mode != crate::conn::ReplyMode::On {
-            self.silence(conn, start);
         }
         if !self.runnable.is_empty() {
             self.run_jobs();
@@ -176,9 +204,17 @@ impl Worker {
         if conn.parked.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Replies with an error to a command that did not execute; it spoils a transaction.
+    /// Replies with an error to a command that did not execute; it spoils a transaction, or ends
+    /// it if it was to execute it.
     fn refuse(&mut self, conn: &mut Conn, text: &[u8]) {
         self.stats.errors += 1;
+        if conn.last.is_some_and(|command| command.name() == "exec") {
+            conn.multi = None;
+            self.unwatch(conn);
+            let why = text.strip_prefix(b"ERR ").unwrap_or(text);
+            let text = [b"EXECABORT Transaction discarded because of: ", why].concat();
+            return conn.reply().error(&text);
+        }
         conn.reply().error(text);
         if let Some(multi) = &mut conn.multi {
             multi.aborted = true;
@@ -188,16 +224,23 @@ impl Worker {
     /// True in the usual case that nothing about the connection or the node forbids commands.
     #[inline]
     fn skips_checks(&self, conn: &Conn) -> bool {
-        !self.disk_full && !self.stopping && conn.multi.is_none() && conn.subscription_count() == 0
+        !self.disk_full
+            && !self.stopping
+            && self.pause.is_none()
+            && conn.multi.is_none()
+            && conn.subscription_count() == 0
     }
 
     fn check(&self, conn: &Conn, command: Command, args: &[&[u8]]) -> Result<(), String> {
         let subscriber = conn.proto == Proto::Resp2 && conn.subscription_count() > 0;
         if subscriber && !command.is(crate::session::FOR_SUBSCRIBERS) {
+            let mut name = command.name().to_owned();
+            if command.is(CONTAINER) && args.len() > 1 {
+                name += &format!("|{}", String::from_utf8_lossy(args[1]).to_lowercase());
+            }
             return Err(format!(
-                "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
-                 RESET are allowed in this context",
-                String::from_utf8_lossy(args[0]).to_lowercase()
+                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT \
+                 / RESET are allowed in this context"
             ));
         }
         if conn.multi.is_some() && command.is(flag::NO_MULTI) {
@@ -269,7 +312,7 @@ impl Worker {
             conn.forwarded.push(worker);
         }
         if command.is(flag::BLOCKING) {
-            conn.parked = Some(crate::conn::Parked::Slot(slot));
+            conn.parked = Some(Parked::Slot(slot));
         }
         let args = Args::new(args);
         let forwarded = Forwarded { conn: conn.id, slot, args, proto: conn.proto };

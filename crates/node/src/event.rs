@@ -106,6 +106,8 @@ pub enum Effect {
     Persist(Frame),
     /// Apply to a shard's table; answered by [`Event::Flushed`].
     Flush(Flush),
+    /// A client asked the node to stop: every worker is to get [`Event::Shutdown`].
+    Shutdown,
     /// Tell another worker of this node.
     Message {
         /// Whom.

@@ -15,6 +15,7 @@
 //! session/        commands about connection and server
 //! upkeep.rs       expiry, flushes, memory
 //! output.rs       replies in order, held until they are committed
+//! testing.rs      a whole node for tests
 //! ```
 
 mod acquire;
@@ -33,13 +34,16 @@ mod pubsub;
 mod session;
 mod shard;
 mod stats;
+pub mod testing;
 mod transaction;
 mod upkeep;
 mod worker;
 
 pub use config::Config;
 pub use event::{ConnId, Effect, Event, Frame, Time, WorkerId};
-pub use message::{Message, home};
+pub use job::JobId;
+pub use message::{ClientFilter, Message, home};
+pub use session::info::CLIENTS_MAX;
 pub use shard::Durability;
-pub use stats::Stats;
+pub use stats::{Gauges, Stats};
 pub use worker::{ShardStart, Worker};

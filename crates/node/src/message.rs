@@ -4,7 +4,7 @@ use crate::event::{ConnId, WorkerId};
 use crate::job::{Args, JobId};
 use crate::pubsub::Registration;
 use crate::shard::Shard;
-use quorate_base::ShardId;
+use quorate_base::{Millis, ShardId};
 use quorate_data::Keyspace;
 use quorate_resp::Proto;
 
@@ -115,24 +115,50 @@ impl std::fmt::Debug for Travelling {
 /// Something that every worker answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Counters for INFO.
-    Stats,
-    /// The lines of CLIENT LIST, with optional filters as the client gave them.
-    ClientList(Vec<Vec<u8>>),
-    /// CLIENT KILL with its arguments.
-    ClientKill(Vec<Vec<u8>>),
+    /// Counters for these sections of INFO.
+    Info(Vec<Vec<u8>>),
+    /// The lines of CLIENT LIST.
+    ClientList(ClientFilter),
+    /// CLIENT KILL; true means the old form, which names one address.
+    ClientKill(ClientFilter, bool),
     /// CLIENT UNBLOCK of a client; true means with an error.
     Unblock(ConnId, bool),
+    /// CLIENT PAUSE for so many milliseconds; true means all commands.
+    Pause(Millis, bool),
+    /// CLIENT UNPAUSE.
+    Unpause,
     /// CONFIG SET of names and values that were found valid.
-    ConfigSet(Vec<(String, String)>),
+    ConfigSet(Vec<(String, i64)>),
     /// CONFIG RESETSTAT.
     ResetStats,
+}
+
+impl Question {
+    /// True if a worker that answers it changes.
+    pub(crate) fn changes(&self) -> bool {
+        !matches!(self, Self::Info(_) | Self::ClientList(_))
+    }
+}
+
+/// Which clients CLIENT LIST and CLIENT KILL mean: those for which everything given holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientFilter {
+    /// One of these ids.
+    pub ids: Option<Vec<ConnId>>,
+    /// Subscribers (true) or all others; `Some(None)` is a type that no client here has.
+    pub subscriber: Option<Option<bool>>,
+    /// The client's address.
+    pub peer: Option<Vec<u8>>,
+    /// The address it connected to.
+    pub local: Option<Vec<u8>>,
+    /// Not the client that asks.
+    pub skip_asker: bool,
 }
 
 /// What a worker answers to a [`Question`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// To `Stats`.
+    /// To `Info`.
     Stats(Box<crate::stats::Stats>),
     /// To `ClientList`: lines by client id.
     Lines(Vec<(ConnId, String)>),

@@ -23,6 +23,8 @@ pub(crate) struct Output {
     /// What stands before the tail.
     queue: VecDeque<Chunk>,
     next_slot: u64,
+    /// What is written now may be dropped.
+    muted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -42,12 +44,12 @@ struct Barrier {
 #[derive(Debug)]
 enum Chunk {
     Local(Segment),
-    Remote { slot: u64, reply: Option<Vec<u8>> },
+    Remote { slot: u64, reply: Option<Vec<u8>>, muted: bool },
 }
 
 impl Output {
     pub(crate) fn new(owner: Owner) -> Self {
-        Self { owner, tail: Segment::default(), queue: VecDeque::new(), next_slot: 0 }
+        Self { owner, tail: Segment::default(), queue: VecDeque::new(), next_slot: 0, muted: false }
     }
 
     /// Where replies are appended.
@@ -75,31 +77,48 @@ impl Output {
         true
     }
 
-    /// Takes back what was written since `start`, if nothing of it left the buffer.
-    pub(crate) fn take_back(&mut self, start: usize) {
-        self.tail.bytes.truncate(start);
-        while self.tail.barriers.back().is_some_and(|b| b.start > start) {
-            self.tail.barriers.pop_back();
+    /// Begins a reply that [`Output::unmute`] keeps or drops, and that does not leave before.
+    pub(crate) fn mute(&mut self) {
+        self.push_tail();
+        self.muted = true;
+    }
+
+    /// Ends what [`Output::mute`] began.
+    pub(crate) fn unmute(&mut self, keep: bool) {
+        self.muted = false;
+        if !keep {
+            self.tail = Segment::default();
+        }
+    }
+
+    /// True between [`Output::mute`] and [`Output::unmute`].
+    #[inline]
+    pub(crate) fn is_muted(&self) -> bool {
+        self.muted
+    }
+
+    fn push_tail(&mut self) {
+        if !self.tail.bytes.is_empty() {
+            self.queue.push_back(Chunk::Local(std::mem::take(&mut self.tail)));
         }
     }
 
     /// Reserves the place of a reply that another worker will send; returns its number.
     pub(crate) fn reserve(&mut self) -> u64 {
-        if !self.tail.bytes.is_empty() {
-            self.queue.push_back(Chunk::Local(std::mem::take(&mut self.tail)));
-        }
+        self.push_tail();
         self.next_slot += 1;
-        self.queue.push_back(Chunk::Remote { slot: self.next_slot, reply: None });
+        let (slot, muted) = (self.next_slot, self.muted);
+        self.queue.push_back(Chunk::Remote { slot, reply: None, muted });
         self.next_slot
     }
 
     /// Fills a reserved place.
     pub(crate) fn fill(&mut self, slot: u64, bytes: Vec<u8>) {
         for chunk in &mut self.queue {
-            if let Chunk::Remote { slot: s, reply } = chunk
+            if let Chunk::Remote { slot: s, reply, muted } = chunk
                 && *s == slot
             {
-                *reply = Some(bytes);
+                *reply = Some(if *muted { Vec::new() } else { bytes });
                 return;
             }
         }
@@ -108,11 +127,6 @@ impl Output {
     /// True if nothing is held back and nothing waits to be taken.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.tail.bytes.is_empty()
-    }
-
-    /// True if no reply of another worker is awaited.
-    pub(crate) fn awaits_no_worker(&self) -> bool {
-        !self.queue.iter().any(|c| matches!(c, Chunk::Remote { reply: None, .. }))
     }
 
     /// The bytes held back or not yet taken.
@@ -150,7 +164,9 @@ impl Output {
             }
             self.queue.pop_front();
         }
-        self.tail.release(&mut out, &committed);
+        if !self.muted {
+            self.tail.release(&mut out, &committed);
+        }
         out
     }
 }
@@ -212,7 +228,6 @@ mod tests {
         output.fill(second, b"d".to_vec());
         assert_eq!(output.take(|_| 0), b"a");
         output.fill(first, b"b".to_vec());
-        assert!(output.awaits_no_worker());
         assert_eq!(output.take(|_| 0), b"bcd");
     }
 }

@@ -8,7 +8,7 @@
 use crate::conn::Conn;
 use crate::event::{ConnId, WorkerId};
 use crate::message::Message;
-use crate::session::{FOR_SUBSCRIBERS, SessionSpec};
+use crate::session::{CONTAINER, FOR_SUBSCRIBERS, SessionSpec, Sub, run_sub};
 use crate::worker::Worker;
 use quorate_data::command::flag;
 use quorate_data::parse::{glob, is_word};
@@ -171,9 +171,21 @@ pub(crate) const COMMANDS: &[SessionSpec] = &[
     SessionSpec {
         name: "pubsub",
         arity: -2,
-        flags: flag::PUBSUB | flag::LOADING | flag::STALE,
-        run: pubsub,
+        flags: CONTAINER,
+        run: |worker, conn, args| run_sub(worker, conn, "pubsub", args),
     },
+];
+
+const ASKING: u32 = flag::PUBSUB | flag::LOADING | flag::STALE;
+
+/// The subcommands of PUBSUB.
+pub(crate) const SUBS: &[Sub] = &[
+    Sub { name: "channels", arity: -2, flags: ASKING, run: pubsub },
+    Sub { name: "help", arity: 2, flags: flag::LOADING | flag::STALE, run: pubsub },
+    Sub { name: "numpat", arity: 2, flags: ASKING, run: pubsub },
+    Sub { name: "numsub", arity: -2, flags: ASKING, run: pubsub },
+    Sub { name: "shardchannels", arity: -2, flags: ASKING, run: pubsub },
+    Sub { name: "shardnumsub", arity: -2, flags: ASKING, run: pubsub },
 ];
 
 const SUBSCRIBED: [&[u8]; 3] = [b"subscribe", b"psubscribe", b"ssubscribe"];
@@ -184,7 +196,7 @@ impl Worker {
         for &name in names {
             if conn.subscriptions[kind as usize].insert(name.to_vec()) {
                 let registration = self.pubsub.change(kind, name, conn.id, true);
-                self.announce(registration);
+                self.announce(&registration);
             }
             confirm(conn, SUBSCRIBED[kind as usize], kind, Some(name));
         }
@@ -203,7 +215,7 @@ impl Worker {
         for name in slices {
             if conn.subscriptions[kind as usize].remove(name) {
                 let registration = self.pubsub.change(kind, name, conn.id, false);
-                self.announce(registration);
+                self.announce(&registration);
             }
             confirm(conn, UNSUBSCRIBED[kind as usize], kind, Some(name));
         }
@@ -214,12 +226,12 @@ impl Worker {
         for kind in [Kind::Channel, Kind::Pattern, Kind::Sharded] {
             for name in std::mem::take(&mut conn.subscriptions[kind as usize]) {
                 let registration = self.pubsub.change(kind, &name, conn.id, false);
-                self.announce(registration);
+                self.announce(&registration);
             }
         }
     }
 
-    fn announce(&mut self, registration: Registration) {
+    fn announce(&mut self, registration: &Registration) {
         for worker in 0..self.config.workers {
             if worker != self.id {
                 self.tell(worker, Message::Registered(registration.clone()));
@@ -362,6 +374,6 @@ fn pubsub(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
                 ),
             ],
         ),
-        s => reply.error(crate::session::unknown_subcommand("PUBSUB", s).as_bytes()),
+        s => reply.error(crate::session::wrong_subcommand("PUBSUB", s).as_bytes()),
     }
 }

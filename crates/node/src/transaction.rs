@@ -7,43 +7,30 @@
 use crate::conn::{Conn, Watched};
 use crate::dispatch::{Command, ShardList};
 use crate::job::{Args, Work};
-use crate::session::{SessionSpec, UNQUEUED};
+use crate::session::{ALLOW_BUSY, SKIP_SLOWLOG, SessionSpec, UNQUEUED};
 use crate::worker::{Mode, Worker};
 use quorate_base::ShardId;
 use quorate_data::command::flag;
+
+const QUICK: u32 = flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST | ALLOW_BUSY;
 
 /// The commands of transactions.
 pub(crate) const COMMANDS: &[SessionSpec] = &[
     SessionSpec {
         name: "multi",
         arity: 1,
-        flags: flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST | UNQUEUED,
+        flags: QUICK | UNQUEUED,
         run: |worker, conn, _| worker.begin_multi(conn),
     },
     SessionSpec {
         name: "exec",
         arity: 1,
-        flags: flag::NOSCRIPT | flag::LOADING | flag::STALE | UNQUEUED,
+        flags: flag::NOSCRIPT | flag::LOADING | flag::STALE | SKIP_SLOWLOG | UNQUEUED,
         run: exec,
     },
-    SessionSpec {
-        name: "discard",
-        arity: 1,
-        flags: flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST | UNQUEUED,
-        run: discard,
-    },
-    SessionSpec {
-        name: "watch",
-        arity: -2,
-        flags: flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST | UNQUEUED,
-        run: watch,
-    },
-    SessionSpec {
-        name: "unwatch",
-        arity: 1,
-        flags: flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST,
-        run: unwatch,
-    },
+    SessionSpec { name: "discard", arity: 1, flags: QUICK | UNQUEUED, run: discard },
+    SessionSpec { name: "watch", arity: -2, flags: QUICK | UNQUEUED, run: watch },
+    SessionSpec { name: "unwatch", arity: 1, flags: QUICK, run: unwatch },
 ];
 
 fn discard(worker: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {

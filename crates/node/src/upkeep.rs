@@ -62,12 +62,16 @@ impl Worker {
 
     /// Removes keys that have expired.
     fn expire(&mut self) {
-        if self.disk_full {
+        if self.disk_full || self.pause.is_some() {
             return;
         }
         for shard in 0..self.shards.len() as ShardId {
             let now = self.now.wall;
-            let due = self.db.get(shard).and_then(|k| k.next_expiry()).is_some_and(|at| at <= now);
+            let due = self
+                .db
+                .get(shard)
+                .and_then(quorate_data::Keyspace::next_expiry)
+                .is_some_and(|at| at <= now);
             if !due || !self.is_free(shard) {
                 continue;
             }

@@ -61,6 +61,12 @@ pub struct Worker {
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
     pub(crate) stopping: bool,
+    /// `CLIENT PAUSE`.
+    pub(crate) pause: Option<Pause>,
+    /// Clients that wait for its end, in the order in which they came.
+    pub(crate) held: Vec<ConnId>,
+    /// When the first event came.
+    pub(crate) started: Time,
 
     // The current turn.
     turn: u64,
@@ -146,6 +152,9 @@ impl Worker {
             prng: Prng::new(seed),
             disk_full: false,
             stopping: false,
+            pause: None,
+            held: Vec::new(),
+            started: Time::default(),
             turn: 0,
             turn_begun: false,
             now: Time::default(),
@@ -206,10 +215,18 @@ impl Worker {
     pub fn next_deadline(&self) -> Option<Millis> {
         let blocked = self.deadlines.first().map(|&(at, _)| at);
         let upkeep = self.upkeep_deadline();
-        match (blocked, upkeep) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let pause = self.pause.map(|pause| pause.until);
+        [blocked, upkeep, pause].into_iter().flatten().min()
+    }
+
+    /// How many frames, with how many bytes, are on their way to the journal.
+    pub(crate) fn journal_backlog(&self) -> (u64, u64) {
+        (self.in_flight.len() as u64, self.in_flight_bytes as u64)
+    }
+
+    /// The keys of the shards that are here, expired ones included until they are removed.
+    pub fn keys(&self) -> u64 {
+        self.db.iter().map(Keyspace::keys).sum()
     }
 
     /// True while so much waits for the journal that nothing more should be read from clients.
@@ -235,6 +252,12 @@ impl Worker {
         self.turn += 1;
         // Time as commands see it never goes back.
         self.now = Time { wall: now.wall.max(self.now.wall), mono: now.mono.max(self.now.mono) };
+        if self.turn == 1 {
+            self.started = self.now;
+        }
+        if self.pause.is_some_and(|pause| pause.until <= self.now.mono) {
+            self.end_pause();
+        }
     }
 
     // --- clients -----------------------------------------------------------------------------
@@ -261,6 +284,11 @@ impl Worker {
     /// Decodes and executes until the input is used up or the client is parked.
     fn feed(&mut self, client: &mut Client, mut bytes: &[u8]) {
         let Client { decoder, conn } = client;
+        let mut limits = decoder.limits();
+        if limits.bulk_bytes_max != self.settings.proto_max_bulk_len {
+            limits.bulk_bytes_max = self.settings.proto_max_bulk_len;
+            decoder.set_limits(limits);
+        }
         loop {
             let mut len = bytes.len();
             if len >= PIPELINE_BYTES_MIN && decoder.pending_bytes() == 0 {
@@ -298,7 +326,16 @@ impl Worker {
     /// Goes on with what a client sent while it was parked.
     fn resume(&mut self, id: ConnId) {
         let Some(mut client) = self.clients.remove(&id) else { return };
+        if client.conn.output.is_muted() && client.conn.parked.is_none() {
+            self.silence(&mut client.conn);
+        }
         while client.conn.parked.is_none() {
+            if let Some(held) = client.conn.held.take() {
+                client.conn.commands -= 1;
+                self.stats.commands -= 1;
+                let _ = self.on_request(&mut client.conn, &held.slices());
+                continue;
+            }
             let backlog = std::mem::take(&mut client.conn.backlog);
             let before = client.decoder.pending_bytes();
             if backlog.is_empty() && before == 0 {
@@ -622,7 +659,7 @@ impl Worker {
             Message::Forward(forwarded) => self.on_forward(from, forwarded),
             Message::Reply { conn, slot, bytes } => self.on_reply(conn, slot, bytes),
             Message::Gone { conn } => self.on_gone(from, conn),
-            Message::Borrow { job, shards } => self.on_borrow(from, job, shards),
+            Message::Borrow { job, shards } => self.on_borrow(from, job, &shards),
             Message::Lend { job, shards } => self.on_lend(job, shards),
             Message::Return { shards } => self.on_return(shards),
             Message::Wake { job } => self.wake(job),
@@ -631,7 +668,7 @@ impl Worker {
             Message::Publish { sharded, channel, payload } => {
                 self.deliver(sharded, &channel, &payload);
             }
-            Message::Ask { job, question } => self.on_ask(from, job, question),
+            Message::Ask { job, question } => self.on_ask(from, job, &question),
             Message::Answer { job, answer } => self.on_answer(job, answer),
         }
     }
@@ -683,6 +720,14 @@ impl Worker {
         self.db.insert(keyspace);
         self.shards[id as usize] = Some(shard);
     }
+}
+
+/// Commands of clients wait until a time comes (`CLIENT PAUSE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) until: Millis,
+    /// All commands wait, not only those that may write.
+    pub(crate) all: bool,
 }
 
 /// How a command executes.

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 /// write is acknowledged before it is on disk.
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, arg_required_else_help = true)]
-#[command(after_help = "Try it:\n  quorate serve &\n  redis-cli set greeting hello\n  redis-cli get greeting")]
+#[command(
+    after_help = "Try it:\n  quorate serve &\n  redis-cli set greeting hello\n  redis-cli get greeting"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

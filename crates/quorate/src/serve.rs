@@ -16,12 +16,12 @@ mod worker;
 use crate::cli::{Durability, ServeArgs};
 use crate::config::Config;
 use datadir::DataDir;
-use inbox::{Input, Inboxes};
+use inbox::{Inboxes, Input};
 use quorate_data::Keyspace;
 use quorate_data::table::Table;
 use quorate_log::raft::{RaftLog, RestoreError, Restored};
 use quorate_node::config::{About, Space};
-use quorate_node::{ShardStart, Time, Worker, home};
+use quorate_node::{CLIENTS_MAX, ShardStart, Time, Worker, home};
 use quorate_storage::journal::{FileDisk, Journal, JournalError, Options, Recovered};
 use quorate_storage::store::{Store, StoreError, StoreOptions};
 use std::collections::{BTreeSet, HashMap};
@@ -29,10 +29,11 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Notify;
 
 pub(crate) use quorate_node::WorkerId;
 
@@ -41,6 +42,12 @@ const NODE_ID: u64 = 1;
 
 /// Bytes that change in a shard before they are flushed.
 const FLUSH_BYTES: usize = 4 << 20;
+
+/// How long accepting pauses after it failed, usually for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// File descriptors beside those of clients: the store's, the journal's, and some to spare.
+const OTHER_FILES: u64 = 1024;
 
 /// `client-query-buffer-limit`, as in Redis.
 const QUERY_BUFFER_BYTES_MAX: usize = 1 << 30;
@@ -75,8 +82,10 @@ pub(crate) enum ServeError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Journal(#[from] JournalError),
-    #[error("shard {shard} cannot be recovered: {source}; the journal and the store do not belong \
-             together: restore both from one backup")]
+    #[error(
+        "shard {shard} cannot be recovered: {source}; the journal and the store do not belong \
+             together: restore both from one backup"
+    )]
     Restore { shard: u32, source: RestoreError },
     #[error("a shard cannot be recovered: {0}")]
     Replay(#[from] quorate_data::effects::ReplayError),
@@ -128,6 +137,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     let config = Config::load(args).map_err(ServeError::Config)?;
     crate::logging::start(config.log_format, &config.log).map_err(ServeError::Config)?;
     let started = Instant::now();
+    allow_files();
     let listener = TcpListener::bind(config.listen)
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let dir = DataDir::open(&config)?;
@@ -139,6 +149,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), ServeError> {
 /// The running threads.
 struct Node {
     inboxes: Inboxes,
+    connected: Arc<AtomicUsize>,
+    stop: Arc<Notify>,
     journal: Sender<journal::Request>,
     store: Sender<store::Request>,
     workers: Vec<JoinHandle<()>>,
@@ -166,7 +178,7 @@ impl Node {
         let workers = node_config.workers;
         let mut starts: Vec<Vec<ShardStart>> = (0..workers).map(|_| Vec::new()).collect();
         let mut durable = HashMap::new();
-        let (mut keys, mut replayed) = (0, 0);
+        let mut replayed = 0;
         for space in node_config.map.spaces() {
             let durability = node_config.spaces[usize::from(space.id)].durability;
             for shard in space.first..space.first + space.shards {
@@ -174,7 +186,6 @@ impl Node {
                 durable.insert(shard, table.mark().applied);
                 let (start, entries) =
                     restore(shard, table, &mut recovered, durability, dir.identity.seed)?;
-                keys += start.keyspace.keys();
                 replayed += entries;
                 starts[usize::from(home(shard, workers))].push(start);
             }
@@ -188,14 +199,18 @@ impl Node {
             store: store_sender.clone(),
             fatal: Fatal,
             last_conn: Arc::new(AtomicU64::new(0)),
+            connected: Arc::default(),
+            stop: Arc::default(),
         };
         let mut node = Self {
             inboxes: inboxes.clone(),
+            connected: Arc::clone(&outlets.connected),
+            stop: Arc::clone(&outlets.stop),
             journal: journal_sender.clone(),
             store: store_sender.clone(),
             workers: Vec::new(),
             others: Vec::new(),
-            keys,
+            keys: 0,
             replayed,
             cut_bytes,
         };
@@ -222,6 +237,7 @@ impl Node {
         for ((id, starts), inbox) in (0..workers).zip(starts).zip(receivers) {
             let seed = datadir::random().map_err(ServeError::Thread)?;
             let worker = Worker::new(id, Arc::clone(&node_config), starts, seed)?;
+            node.keys += worker.keys();
             let outlets = outlets.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -242,9 +258,9 @@ impl Node {
             .enable_all()
             .build()
             .map_err(ServeError::Thread)?;
-        let name = runtime.block_on(accept_until_signal(listener, &self.inboxes));
+        let name = runtime.block_on(self.accept_until_stop(listener));
         let name = name.map_err(ServeError::Thread)?;
-        tracing::info!("{name} received: shutting down (once more to stop at once)");
+        tracing::info!("{name}: shutting down (a signal stops at once)");
         std::thread::spawn(move || {
             if runtime.block_on(signal()).is_ok() {
                 eprintln!("quorate: stopped at once; what was acknowledged is in the journal");
@@ -266,6 +282,41 @@ impl Node {
         }
         tracing::info!("everything is on disk, goodbye");
         Ok(())
+    }
+
+    /// Hands new connections to the workers in turn, until a signal or a client asks to stop.
+    async fn accept_until_stop(&self, listener: TcpListener) -> std::io::Result<&'static str> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let signal = signal();
+        tokio::pin!(signal);
+        let mut next = 0;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                name = &mut signal => return name,
+                () = self.stop.notified() => return Ok("SHUTDOWN"),
+            };
+            match accepted {
+                Ok((stream, _)) if self.connected.load(Ordering::Relaxed) >= CLIENTS_MAX => {
+                    // A client that does not read it learns less, that is all.
+                    let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+                }
+                Ok((stream, _)) => {
+                    // A socket without it still works, only slower.
+                    let _ = stream.set_nodelay(true);
+                    if let Ok(stream) = stream.into_std() {
+                        self.connected.fetch_add(1, Ordering::Relaxed);
+                        self.inboxes.send(next, Input::Connection(stream));
+                        next = (next + 1) % self.inboxes.len();
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
     }
 }
 
@@ -332,38 +383,6 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle
     std::thread::Builder::new().name(name).spawn(run).map_err(ServeError::Thread)
 }
 
-/// Hands new connections to the workers in turn.
-async fn accept_until_signal(
-    listener: TcpListener,
-    inboxes: &Inboxes,
-) -> std::io::Result<&'static str> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let stop = signal();
-    tokio::pin!(stop);
-    let mut next = 0;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            name = &mut stop => return name,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                // A socket without it still works, only slower.
-                let _ = stream.set_nodelay(true);
-                if let Ok(stream) = stream.into_std() {
-                    inboxes.send(next, Input::Connection(stream));
-                    next = (next + 1) % inboxes.len();
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
 /// Waits for a request to stop; returns its name.
 async fn signal() -> std::io::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -372,6 +391,19 @@ async fn signal() -> std::io::Result<&'static str> {
         _ = int.recv() => "SIGINT",
         _ = term.recv() => "SIGTERM",
     })
+}
+
+/// Raises the limit on open files as far as the clients may need and the system allows.
+fn allow_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = CLIENTS_MAX as u64 + OTHER_FILES;
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit on open files stays; fewer clients can connect");
+        }
+    }
 }
 
 /// Tells the user what runs and what to do next.

@@ -132,13 +132,10 @@ fn copy(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     if from == to {
         return Err(SAME_OBJECT);
     }
-    let copied = match ctx.db.value(from)? {
-        Some((value, expiry)) if replace || !ctx.db.exists(to)? => {
-            ctx.db.put_value(to, &value, expiry)?;
-            true
-        }
-        _ => false,
-    };
+    let copied = ctx.db.exists(from)? && (replace || !ctx.db.exists(to)?);
+    if copied && let Some((value, expiry)) = ctx.db.value(from)? {
+        ctx.db.put_value(to, &value, expiry)?;
+    }
     ctx.reply.int(i64::from(copied));
     Ok(())
 }

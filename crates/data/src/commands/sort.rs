@@ -117,10 +117,10 @@ impl<'a> Options<'a> {
                     rest
                 }
                 [word, pattern, rest @ ..] if parse::is_word(word, "by") => {
-                    // As in Redis `#` has no `*`, so BY with it does not sort.
-                    it.by = Some(match Pattern::parse(pattern) {
-                        Pattern::Element => Pattern::Nothing,
-                        pattern => pattern,
+                    // As in Redis: without a `*`, as in `#`, no other BY makes it sort again.
+                    it.by = Some(match (it.by, Pattern::parse(pattern)) {
+                        (Some(Pattern::Nothing), _) | (_, Pattern::Element) => Pattern::Nothing,
+                        (_, pattern) => pattern,
                     });
                     rest
                 }

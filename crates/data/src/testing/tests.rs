@@ -14,7 +14,7 @@ const SHARDS: u32 = 2;
 
 /// Command lines by the type they mostly meet, for which the first letter of their keys stands.
 /// In them stand `k` for a key, `f` for a field or member, `v` for a value, `n` for a number, `t`
-/// for a time in milliseconds. What a failing case shrinks to comes first.
+/// for a time in milliseconds, `many` for more numbers than a chunk of elements holds. What a failing case shrinks to comes first.
 #[rustfmt::skip]
 const COMMANDS: &[(&str, &[&str])] = &[
     ("", &["DEL k", "DEL k k k", "RENAME k k", "RENAMENX k k", "COPY k k REPLACE", "EXISTS k k", "TYPE k",
@@ -24,19 +24,22 @@ const COMMANDS: &[(&str, &[&str])] = &[
         "APPEND k v", "SETRANGE k 5 v", "INCR k", "INCRBYFLOAT k 0.1", "MSET k v k v", "MSETNX k v k v", "SETBIT k 9 1",
         "BITOP OR k k k", "BITFIELD k SET u8 4 200", "PFADD k v v", "PFMERGE k k", "PFCOUNT k k", "LCS k k"]),
     ("h", &["HSET k f v", "HSET k f v f v f v", "HDEL k f", "HDEL k f f f", "HINCRBY k f n", "HINCRBYFLOAT k f n",
-        "HSETNX k f v", "HGETALL k", "HRANDFIELD k 2", "HSCAN k 0"]),
+        "HSETNX k f v", "HGETALL k", "HRANDFIELD k 2", "HSCAN k 0", "HSET k many", "HDEL k many"]),
     ("m", &["SADD k f", "SADD k f f f", "SADD k n n", "SREM k f f", "SPOP k", "SPOP k 2", "SMOVE k k f",
-        "SUNIONSTORE k k k", "SINTERSTORE k k k", "SDIFFSTORE k k k", "SMEMBERS k"]),
+        "SUNIONSTORE k k k", "SINTERSTORE k k k", "SDIFFSTORE k k k", "SMEMBERS k", "SADD k many", "SREM k many"]),
     ("l", &["RPUSH k v v", "LPUSH k v", "LPOP k", "RPOP k 2", "LINSERT k BEFORE v v", "LSET k 0 v", "LREM k 0 v",
-        "LTRIM k 1 2", "LMOVE k k LEFT RIGHT", "LRANGE k 0 -1", "RPOPLPUSH k k", "LMPOP 2 k k LEFT COUNT 2"]),
+        "LTRIM k 1 2", "LMOVE k k LEFT RIGHT", "LRANGE k 0 -1", "RPOPLPUSH k k", "LMPOP 2 k k LEFT COUNT 2",
+        "RPUSH k many", "LPUSH k many", "LPOP k 100"]),
     ("z", &["ZADD k n f", "ZADD k n f n f", "ZREM k f", "ZINCRBY k n f", "ZPOPMIN k", "ZPOPMAX k 2", "ZRANGE k 0 -1 WITHSCORES",
         "ZUNIONSTORE k 2 k k", "ZINTERSTORE k 2 k k", "ZDIFFSTORE k 2 k k", "ZRANGESTORE k k 0 1", "ZREMRANGEBYRANK k 0 0",
-        "ZREMRANGEBYSCORE k 0 1", "GEOADD k 13.3 38.1 f", "GEOSEARCHSTORE k k FROMMEMBER f BYRADIUS 100 km"]),
+        "ZREMRANGEBYSCORE k 0 1", "GEOADD k 13.3 38.1 f", "GEOSEARCHSTORE k k FROMMEMBER f BYRADIUS 100 km",
+        "ZADD k many", "ZREM k many"]),
     ("x", &["XADD k * f v", "XADD k MAXLEN 2 * f v f v", "XADD k NOMKSTREAM * f v", "XDEL k 1-1", "XTRIM k MAXLEN 1",
         "XRANGE k - +", "XGROUP CREATE k f 0 MKSTREAM", "XGROUP DESTROY k f", "XREADGROUP GROUP f f COUNT 2 STREAMS k >",
         "XPENDING k f", "XACK k f 1-1", "XAUTOCLAIM k f f 0 0", "XSETID k 9999999999999-0", "XINFO STREAM k FULL"]),
 ];
 
+const MANY: usize = 140;
 const FIELDS: &[&str] = &["f", "g", "h", "1", ""];
 const VALUES: &[&str] = &["v", "w", "1", "", "a value that is too long to be stored in place"];
 const NUMBERS: &[&str] = &["0", "1", "-2", "2.5"];
@@ -69,14 +72,24 @@ fn command(family: usize, line: usize, picks: [u8; 6]) -> Vec<Vec<u8>> {
         "t" => one_of(TIMES),
         _ => word.to_owned(),
     };
-    lines[line % lines.len()].split(' ').map(|w| word(w).into_bytes()).collect()
+    let many = (0..MANY).map(|n| (n * 7 % 500).to_string().into_bytes());
+    let words = lines[line % lines.len()].split(' ');
+    words
+        .flat_map(|w| match w {
+            "many" => many.clone().collect(),
+            _ => vec![word(w).into_bytes()],
+        })
+        .collect()
 }
+
+/// A command: family and line of [`COMMANDS`], and picks for its words.
+type Line = (usize, usize, [u8; 6]);
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A command: family and line of [`COMMANDS`], and picks for its words.
-    Command(usize, usize, [u8; 6]),
+    /// A command, or a transaction of several.
+    Commands(Vec<Line>),
     /// Time passes, ms.
     Wait(u64),
     /// The leader removes expired keys.
@@ -102,6 +115,7 @@ enum Below {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let line = (0..COMMANDS.len(), 0usize..32, any::<[u8; 6]>());
     let below = prop_oneof![
         1 => Just(Below::Cut),
         3 => Just(Below::BeginCut),
@@ -114,8 +128,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Below::Reopen),
     ];
     prop_oneof![
-        14 => (0..COMMANDS.len(), 0usize..32, any::<[u8; 6]>())
-            .prop_map(|(family, line, picks)| Step::Command(family, line, picks)),
+        14 => line.clone().prop_map(|line| Step::Commands(vec![line])),
+        3 => prop::collection::vec(line, 2..5).prop_map(Step::Commands),
         1 => (1u64..100).prop_map(Step::Wait),
         1 => (0..SHARDS).prop_map(Step::ExpireDue),
         6 => (any::<bool>(), 0..SHARDS, below).prop_map(|(l, s, b)| Step::Below(l, s, b)),
@@ -128,13 +142,16 @@ struct Disk {
     log: Vec<Vec<(Index, Vec<u8>)>>,
     /// A flush that was cut, and whether the table has it already.
     flushes: Vec<Option<(Flush, bool)>>,
+    /// What the table must hold after the flush under way, if that is checked.
+    begun: Vec<Option<Dump>>,
 }
 
 impl Disk {
     fn new(tables: Vec<MemoryTable>) -> Self {
         let log = tables.iter().map(|_| Vec::new()).collect();
         let flushes = tables.iter().map(|_| None).collect();
-        Self { tables, log, flushes }
+        let begun = tables.iter().map(|_| None).collect();
+        Self { tables, log, flushes, begun }
     }
 
     fn append(&mut self, index: Index, batches: &[Vec<u8>]) {
@@ -145,8 +162,19 @@ impl Disk {
         }
     }
 
-    fn step(&mut self, db: &mut Db, shard: ShardId, applied: Index, step: Below) {
+    /// Does `step` to `db`. A flush must leave in the table what `model` holds when it is begun.
+    fn step(
+        &mut self,
+        db: &mut Db,
+        mut model: Option<&mut Db>,
+        shard: ShardId,
+        applied: Index,
+        step: Below,
+    ) {
         let at = shard as usize;
+        if matches!(step, Below::Cut | Below::BeginCut) && !db.shard(shard).is_flushing() {
+            self.begun[at] = model.as_mut().map(|model| dump(model.shard(shard)));
+        }
         match step {
             Below::BeginCut if !db.shard(shard).is_flushing() => {
                 db.shard(shard).begin_cut(applied, 1);
@@ -170,6 +198,11 @@ impl Disk {
                     check_flush(flush);
                     self.tables[at].apply(flush);
                     *in_table = true;
+                    if let Some(want) = self.begun[at].take() {
+                        let table = Box::new(self.tables[at].clone());
+                        let got = dump(&mut Keyspace::new(shard, SEED, table));
+                        assert_eq!(got, want, "the table as of index {}", flush.mark.applied);
+                    }
                 }
             }
             Below::Flushed if matches!(self.flushes[at], Some((_, true))) => {
@@ -178,7 +211,7 @@ impl Disk {
             }
             Below::FlushAndEvict => {
                 for step in [Below::Cut, Below::Apply, Below::Flushed, Below::Evict] {
-                    self.step(db, shard, applied, step);
+                    self.step(db, model.as_deref_mut(), shard, applied, step);
                 }
             }
             Below::Evict => db.shard(shard).evict(),
@@ -206,7 +239,7 @@ impl Disk {
             for _ in 0..2 {
                 for step in [Below::Apply, Below::Flushed, Below::Cut, Below::Apply, Below::Flushed]
                 {
-                    self.step(db, shard, applied, step);
+                    self.step(db, None, shard, applied, step);
                 }
             }
         }
@@ -234,18 +267,26 @@ fn run_steps(steps: &[Step]) {
     let mut follower = open(&follower_disk.tables);
     for step in steps {
         match step {
-            Step::Command(family, line, picks) => {
-                let args = command(*family, *line, *picks);
-                let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-                let reply = leader.run_args(&args);
-                let want = plain.run_args(&args);
-                let shown: Vec<_> = args.iter().map(|arg| String::from_utf8_lossy(arg)).collect();
+            Step::Commands(lines) => {
+                let lines: Vec<_> =
+                    lines.iter().map(|&(f, l, picks)| command(f, l, picks)).collect();
+                let lines: Vec<Vec<&[u8]>> =
+                    lines.iter().map(|line| line.iter().map(Vec::as_slice).collect()).collect();
+                let lines: Vec<&[&[u8]]> = lines.iter().map(Vec::as_slice).collect();
+                let reply = leader.run_transaction(&lines);
+                let want = plain.run_transaction(&lines);
+                let shown = || {
+                    let words =
+                        |line: &&[&[u8]]| line.join(b" ".as_slice()).escape_ascii().to_string();
+                    lines.iter().map(words).collect::<Vec<_>>()
+                };
                 assert_eq!(
                     String::from_utf8_lossy(&reply),
                     String::from_utf8_lossy(&want),
-                    "{shown:?}"
+                    "{:?}",
+                    shown()
                 );
-                assert_eq!(leader.batches, plain.batches, "{shown:?}");
+                assert_eq!(leader.batches, plain.batches, "{:?}", shown());
             }
             Step::Wait(ms) => {
                 leader.now += ms;
@@ -261,11 +302,13 @@ fn run_steps(steps: &[Step]) {
                 plain.index += 1;
             }
             Step::Below(true, shard, below) => {
-                leader_disk.step(&mut leader.db, *shard, leader.index - 1, *below);
+                let model = Some(&mut plain.db);
+                leader_disk.step(&mut leader.db, model, *shard, leader.index - 1, *below);
                 continue;
             }
             Step::Below(false, shard, below) => {
-                follower_disk.step(&mut follower, *shard, leader.index - 1, *below);
+                let model = Some(&mut plain.db);
+                follower_disk.step(&mut follower, model, *shard, leader.index - 1, *below);
                 continue;
             }
         }

@@ -129,8 +129,10 @@ impl Identity {
 
     /// Refuses a configuration whose spaces would put existing keys elsewhere.
     fn with_spaces_of(self, config: &Config, path: &Path) -> Result<Self, ServeError> {
-        let have: Vec<_> =
-            self.spaces[1..].iter().map(|s| (s.name.as_str(), s.prefix.as_str(), s.shards)).collect();
+        let have: Vec<_> = self.spaces[1..]
+            .iter()
+            .map(|s| (s.name.as_str(), s.prefix.as_str(), s.shards))
+            .collect();
         let want: Vec<_> =
             config.spaces.iter().map(|s| (s.name.as_str(), s.prefix.as_str(), s.shards)).collect();
         let missing = have.iter().find(|s| !want.contains(s));

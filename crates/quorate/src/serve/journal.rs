@@ -3,7 +3,7 @@
 //! Frames that wait together become one append and one sync. The first failed write or sync ends
 //! the process: what the disk holds is unknown then, and a restart recovers what is known.
 
-use crate::serve::inbox::{Input, Inboxes};
+use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Fatal, WorkerId};
 use quorate_base::{Index, ShardId};
 use quorate_log::Record;

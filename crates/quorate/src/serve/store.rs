@@ -1,6 +1,6 @@
 //! The thread that writes flushes to the store and keeps it tidy.
 
-use crate::serve::inbox::{Input, Inboxes};
+use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Fatal, journal};
 use quorate_base::ShardId;
 use quorate_data::table::Flush;

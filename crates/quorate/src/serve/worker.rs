@@ -5,7 +5,7 @@
 //! All of it shares one thread, so a `RefCell` is all the protection there is; it is never held
 //! across an await.
 
-use crate::serve::inbox::{Input, Inboxes};
+use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Clock, Fatal, WorkerId, journal, store};
 use quorate_node::{ConnId, Effect, Event, Worker};
 use std::cell::{Cell, RefCell};
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -36,6 +36,10 @@ pub(crate) struct Outlets {
     pub(crate) fatal: Fatal,
     /// The last client id given out, over all workers.
     pub(crate) last_conn: Arc<AtomicU64>,
+    /// Clients connected, over all workers.
+    pub(crate) connected: Arc<AtomicUsize>,
+    /// Asks the node to stop, as a signal does.
+    pub(crate) stop: Arc<Notify>,
 }
 
 /// What the tasks of this thread share.
@@ -146,6 +150,7 @@ impl Shared {
                     self.outlets.fatal.stop("the store's thread has ended".into());
                 }
             }
+            Effect::Shutdown => self.outlets.stop.notify_one(),
             Effect::Message { to, message } => {
                 self.outlets.inboxes.send(to, Input::Message { from: self.id, message });
             }
@@ -214,16 +219,19 @@ impl Shared {
                     () = self.deadline.notified() => continue,
                 }
             }
+            // The tail sets the next deadline, which may be the same moment again.
+            self.wanted.set(None);
             self.step(Event::Tick);
-            // The tail sets the next deadline.
-            self.deadline.notified().await;
         }
     }
 
     fn accept(self: &Rc<Self>, stream: std::net::TcpStream) {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
-            Err(error) => return tracing::warn!(%error, "a connection could not be served"),
+            Err(error) => {
+                self.outlets.connected.fetch_sub(1, Ordering::Relaxed);
+                return tracing::warn!(%error, "a connection could not be served");
+            }
         };
         let address = |a: std::io::Result<std::net::SocketAddr>| {
             a.map_or_else(|_| "?:0".to_owned(), |a| a.to_string())
@@ -276,6 +284,7 @@ impl Shared {
             }
         }
         self.clients.borrow_mut().remove(&conn);
+        self.outlets.connected.fetch_sub(1, Ordering::Relaxed);
         self.step(Event::Disconnected { conn });
     }
 
