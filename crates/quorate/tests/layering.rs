@@ -61,6 +61,7 @@ const POLICIES: &[Policy] = &[
             "clap",
             "figment",
             "mimalloc",
+            "rustix",
             "serde",
             "serde_json",
             "thiserror",
