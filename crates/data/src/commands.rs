@@ -14,6 +14,7 @@
 use crate::command::Spec;
 
 mod bitmap;
+mod dump;
 mod expire;
 mod generic;
 mod geo;
@@ -34,6 +35,7 @@ pub(crate) const FAMILIES: &[(&str, &[Spec])] = &[
     ("generic", generic::COMMANDS),
     ("generic", expire::COMMANDS),
     ("generic", sort::COMMANDS),
+    ("generic", dump::COMMANDS),
     ("string", string::COMMANDS),
     ("bitmap", bitmap::COMMANDS),
     ("hash", hash::COMMANDS),

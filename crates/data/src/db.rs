@@ -207,6 +207,14 @@ impl Db {
         Ok(())
     }
 
+    /// Sets when `key`, which exists, counts as last used, in seconds of node time (wrapping). No
+    /// replica learns of it.
+    pub fn set_accessed(&mut self, key: &[u8], seconds: u32) {
+        let (place, keyspace) = self.at(key);
+        let entry = keyspace.index.get_mut(place, key).expect("the caller has put the key");
+        entry.set_accessed(seconds);
+    }
+
     /// Moves the value and expiry of `from`, which exists, to `to`, replacing what `to` held.
     /// The keys differ.
     pub fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<(), Error> {

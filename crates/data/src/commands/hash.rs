@@ -5,12 +5,14 @@
 use super::sample;
 use crate::coll_mut::CollMut;
 use crate::command::{Ctx, FIRST, Spec, flag};
+use crate::db::Value;
 use crate::entry::{Coll, Kind};
 use crate::error::Error;
 use crate::long_double::LongDouble;
 use crate::parse;
 use crate::scan::{self, Walk};
 use crate::settings::Settings;
+use crate::sorted::{Sub, Val};
 use quorate_resp::Proto;
 
 const READ: u32 = flag::READONLY;
@@ -64,6 +66,14 @@ fn put_pairs(ctx: &mut Ctx<'_>, args: &[&[u8]], name: &str) -> Result<i64, Error
         created += i64::from(put(&mut hash, field, value, ctx.settings));
     }
     Ok(created)
+}
+
+/// A hash as a value for [`crate::Db::put_value`], from fields in order.
+pub(crate) fn value(settings: &Settings, pairs: Vec<(Sub, Val)>) -> Value {
+    let compact = pairs.len() <= settings.hash_max_listpack_entries
+        && pairs.iter().all(|(f, v)| f.len().max(v.len()) <= settings.hash_max_listpack_value);
+    let encoding = if compact { LISTPACK } else { HASHTABLE };
+    Value::Coll { kind: Kind::Hash, encoding, aux: Vec::new(), elements: pairs }
 }
 
 /// Sets one field; true if it is new.

@@ -12,6 +12,8 @@ mod edit;
 mod position;
 mod transfer;
 
+pub(crate) use edit::value;
+
 const READ: u32 = flag::READONLY;
 const WRITE: u32 = flag::WRITE;
 const GROW: u32 = flag::WRITE | flag::DENYOOM;

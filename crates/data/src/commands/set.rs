@@ -6,13 +6,13 @@
 use super::sample;
 use crate::coll_mut::CollMut;
 use crate::command::{Ctx, EVERY, FIRST, FIRST_TWO, Keys, Spec, flag};
-use crate::db::Db;
+use crate::db::{Db, Value};
 use crate::entry::{Coll, Kind};
 use crate::error::Error;
 use crate::parse;
 use crate::scan::{self, Walk};
 use crate::settings::Settings;
-use crate::sorted::Sub;
+use crate::sorted::{Sub, Val};
 
 const READ: u32 = flag::READONLY;
 const READ_FAST: u32 = flag::READONLY | flag::FAST;
@@ -99,6 +99,23 @@ impl<'a> Adder<'a> {
         }
         self.added
     }
+}
+
+/// A set as a value for [`crate::Db::put_value`], from members in order.
+pub(crate) fn value(settings: &Settings, members: Vec<Sub>) -> Value {
+    let encoding = if members.len() <= settings.set_max_intset_entries
+        && members.iter().all(|member| parse::integer(member).is_some())
+    {
+        INTSET
+    } else if members.len() <= settings.set_max_listpack_entries
+        && members.iter().all(|member| member.len() <= settings.set_max_listpack_value)
+    {
+        LISTPACK
+    } else {
+        HASHTABLE
+    };
+    let elements = members.into_iter().map(|member| (member, Val::new())).collect();
+    Value::Coll { kind: Kind::Set, encoding, aux: Vec::new(), elements }
 }
 
 fn sadd(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {

@@ -5,6 +5,7 @@ use crate::command::{Ctx, FIRST, Keys, Spec, flag};
 use crate::error::Error;
 use crate::parse;
 use id::Id;
+pub(crate) use store::portable;
 use store::{View, reply_entry};
 
 mod add;

@@ -8,7 +8,7 @@
 
 use super::{End, position};
 use crate::coll_mut::CollMut;
-use crate::db::Db;
+use crate::db::{Db, Value};
 use crate::entry::{Coll, Kind};
 use crate::error::Error;
 use crate::parse;
@@ -110,8 +110,7 @@ impl<'a> ListMut<'a> {
                 self.encoding = LISTPACK;
             }
         }
-        let zeros = (self.packed_bytes as u64).leading_zeros() as usize / 8;
-        self.coll.set_aux(&(self.packed_bytes as u64).to_le_bytes()[..8 - zeros]);
+        self.coll.set_aux(trim(&(self.packed_bytes as u64).to_le_bytes()));
         self.coll.set_encoding(self.encoding);
         self.coll.len()
     }
@@ -123,6 +122,29 @@ impl<'a> ListMut<'a> {
             End::Right => elements.next_back(),
         }
     }
+}
+
+/// A list of `elements` as a value for [`crate::Db::put_value`].
+pub(crate) fn value(settings: &Settings, elements: &[Val]) -> Value {
+    let packed_bytes: usize = elements.iter().map(|element| packed_len(element)).sum();
+    let large = exceeds(settings, LISTPACK_FRAME + packed_bytes, elements.len());
+    let mut named: Vec<(Sub, Val)> = Vec::with_capacity(elements.len());
+    for element in elements {
+        let sub = named.last().map_or_else(position::only, |(last, _)| position::after(last));
+        named.push((sub, element.clone()));
+    }
+    Value::Coll {
+        kind: Kind::List,
+        encoding: if large { QUICKLIST } else { LISTPACK },
+        aux: trim(&(packed_bytes as u64).to_le_bytes()).to_vec(),
+        elements: named,
+    }
+}
+
+/// A little-endian integer without its high zero bytes.
+fn trim(number: &[u8; 8]) -> &[u8] {
+    let len = number.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    &number[..len]
 }
 
 /// True if a listpack of `bytes` with `entries` is larger than `list-max-listpack-size` allows.

@@ -23,7 +23,9 @@ impl Progress {
             Some(read) if group.last >= self.first && !self.has_deletions_from(group.last) => {
                 group.entries_read = Some(read + 1);
             }
-            _ if self.header.added > 0 => group.entries_read = self.counter_at(id),
+            _ if self.header.added > 0 => {
+                group.entries_read = counter_at(&self.header, self.first, id);
+            }
             _ => {}
         }
         group.last = id;
@@ -40,7 +42,7 @@ impl Progress {
         }
         let read = match group.entries_read {
             Some(read) if !self.has_deletions_from(group.last) => read,
-            _ => self.counter_at(group.last)?,
+            _ => counter_at(&self.header, self.first, group.last)?,
         };
         Some(added.wrapping_sub(read) as i64)
     }
@@ -50,29 +52,30 @@ impl Progress {
         let Header { len, max_deleted, .. } = self.header;
         len > 0 && max_deleted != Id::MIN && id <= max_deleted
     }
+}
 
-    /// The counter of a group whose last delivered entry is `id`, if that can be known.
-    fn counter_at(&self, id: Id) -> Option<u64> {
-        let Header { last, max_deleted, added, len, .. } = self.header;
-        if added == 0 {
-            return Some(0);
-        }
-        if len == 0 && id <= last {
-            return Some(added);
-        }
-        if id != Id::MIN && id < max_deleted {
-            return None;
-        }
-        if id == last {
-            return Some(added);
-        }
-        if id > last || max_deleted != Id::MIN && max_deleted >= self.first {
-            return None;
-        }
-        match id.cmp(&self.first) {
-            std::cmp::Ordering::Less => Some(added.wrapping_sub(len)),
-            std::cmp::Ordering::Equal => Some(added.wrapping_sub(len).wrapping_add(1)),
-            std::cmp::Ordering::Greater => None,
-        }
+/// The counter of a group whose last delivered entry is `id`, if that can be known. `first` is the
+/// first entry.
+pub(super) fn counter_at(header: &Header, first: Id, id: Id) -> Option<u64> {
+    let Header { last, max_deleted, added, len, .. } = *header;
+    if added == 0 {
+        return Some(0);
+    }
+    if len == 0 && id <= last {
+        return Some(added);
+    }
+    if id != Id::MIN && id < max_deleted {
+        return None;
+    }
+    if id == last {
+        return Some(added);
+    }
+    if id > last || max_deleted != Id::MIN && max_deleted >= first {
+        return None;
+    }
+    match id.cmp(&first) {
+        std::cmp::Ordering::Less => Some(added.wrapping_sub(len)),
+        std::cmp::Ordering::Equal => Some(added.wrapping_sub(len).wrapping_add(1)),
+        std::cmp::Ordering::Greater => None,
     }
 }

@@ -27,6 +27,8 @@ use quorate_resp::Reply;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+pub(crate) mod portable;
+
 const CONSUMER: u8 = b'C';
 const GROUP: u8 = b'G';
 const OWNED: u8 = b'O';
