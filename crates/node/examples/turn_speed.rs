@@ -75,7 +75,7 @@ fn main() {
             for effect in effects.drain(..) {
                 match effect {
                     Effect::Persist(frame) => {
-                        answers.push(Event::Persisted { ticket: frame.ticket })
+                        answers.push(Event::Persisted { ticket: frame.ticket });
                     }
                     Effect::Flush(flush) => {
                         answers.push(Event::Flushed { shard: flush.shard, mark: flush.mark });
