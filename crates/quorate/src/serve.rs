@@ -125,7 +125,7 @@ pub(crate) struct Fatal;
 
 impl Fatal {
     /// Says why and ends the process at once: nothing that was not acknowledged may be any more.
-    pub(crate) fn stop(&self, reason: String) {
+    pub(crate) fn stop(&self, reason: &str) {
         tracing::error!("{reason}; the node stops: restart it to recover what is on disk");
         eprintln!("quorate: {reason}; the node stops: restart it to recover what is on disk");
         std::process::exit(1);

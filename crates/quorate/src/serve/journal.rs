@@ -66,7 +66,7 @@ impl JournalThread {
     /// Serves requests until asked to close.
     pub(crate) fn run(mut self) {
         if let Err(error) = self.serve() {
-            self.fatal.stop(format!("the journal failed: {error}"));
+            self.fatal.stop(&format!("the journal failed: {error}"));
         }
     }
 

@@ -43,7 +43,7 @@ impl StoreThread {
     /// Serves requests until asked to close.
     pub(crate) fn run(mut self) {
         if let Err(error) = self.serve() {
-            self.fatal.stop(format!("the store failed: {error}"));
+            self.fatal.stop(&format!("the store failed: {error}"));
         }
     }
 

@@ -142,12 +142,12 @@ impl Shared {
             Effect::Persist(frame) => {
                 let request = journal::Request::Append { worker: self.id, frame };
                 if self.outlets.journal.send(request).is_err() {
-                    self.outlets.fatal.stop("the journal's thread has ended".into());
+                    self.outlets.fatal.stop("the journal's thread has ended");
                 }
             }
             Effect::Flush(flush) => {
                 if self.outlets.store.send(store::Request::Write(flush)).is_err() {
-                    self.outlets.fatal.stop("the store's thread has ended".into());
+                    self.outlets.fatal.stop("the store's thread has ended");
                 }
             }
             Effect::Shutdown => self.outlets.stop.notify_one(),
@@ -158,7 +158,7 @@ impl Shared {
     }
 
     /// Writes to a client's socket at once; what it does not take, its task writes.
-    fn send(&self, conn: ConnId, bytes: Vec<u8>) {
+    fn send(&self, conn: ConnId, mut bytes: Vec<u8>) {
         let Some(client) = self.clients.borrow().get(&conn).map(Rc::clone) else { return };
         let mut unsent = client.unsent.borrow_mut();
         if !unsent.is_empty() {
@@ -174,7 +174,8 @@ impl Shared {
             Err(_) => return,
         };
         if sent < bytes.len() {
-            unsent.extend_from_slice(&bytes[sent..]);
+            bytes.drain(..sent);
+            *unsent = bytes;
             client.wake.notify_one();
         }
     }

@@ -221,6 +221,11 @@ pub(super) const DOCS: &[(&str, &str, &str)] = &[
         "key ttl serialized-value [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]",
         "Creates a key from what DUMP returned.",
     ),
+    (
+        "restore-asking",
+        "key ttl serialized-value [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]",
+        "Does what RESTORE does, for MIGRATE of Redis Cluster.",
+    ),
     ("role", "", "Tells the role in replication."),
     ("rpop", "key [count]", "Takes the last elements of a list."),
     (
