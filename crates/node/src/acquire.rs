@@ -314,7 +314,7 @@ impl Worker {
 
     /// A client of another worker left: its commands that still wait are dropped.
     pub(crate) fn on_gone(&mut self, from: WorkerId, gone: ConnId) {
-        let theirs: Vec<JobId> = self
+        let mut theirs: Vec<JobId> = self
             .jobs
             .values()
             .filter(|job| {
@@ -323,6 +323,7 @@ impl Worker {
             })
             .map(|job| job.id)
             .collect();
+        theirs.sort_unstable();
         for job in theirs {
             self.cancel(job);
         }

@@ -21,6 +21,8 @@
 mod acquire;
 mod ask;
 mod blocked;
+#[cfg(test)]
+mod compatibility;
 pub mod config;
 mod conn;
 mod dispatch;
