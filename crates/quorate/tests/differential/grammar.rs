@@ -243,8 +243,8 @@ const ZSET: &[&str] = &[
 
 const ZSET_RANGES: &[&str] = &[
     "ZADD {k} ({score} {m})+",
-    "ZADD {lexk} (0 {m})+",
-    "ZADD {lexk} (0 {m})+",
+    "!ZADD {lexk} (0 {m})+",
+    "!ZADD {lexk} (0 {m})+",
     "!SET {lexk} {v}",
     "!DEL {lexk}",
     "ZCOUNT {k} {bound} {bound}",
