@@ -270,6 +270,18 @@ fn free_bytes(path: &Path) -> u64 {
 
 #[test]
 fn a_full_disk_stops_writes_and_nothing_else() {
+    // What is left is below the reserve, and takes what flushes there are.
+    fill_disk("k", 16, 40 << 20);
+}
+
+#[test]
+#[ignore = "a flush that finds no room ends the node"]
+fn a_full_disk_does_not_need_room_for_flushes() {
+    fill_disk("{one}k", 200, 0);
+}
+
+/// Fills the disk until `left` bytes are left, while `keys` keys are written over and over.
+fn fill_disk(prefix: &str, keys: u64, left: u64) {
     const MEGABYTES: u32 = 512;
     /// Far more than the prepared journal holds, of values of this size.
     const WRITES_MAX: u64 = 4000;
@@ -281,22 +293,28 @@ fn a_full_disk_stops_writes_and_nothing_else() {
     let value = "v".repeat(VALUE_BYTES);
     let mut acknowledged: Vec<u64> = Vec::new();
     let mut set = |client: &mut Client, n: u64| {
-        // A few keys, so that data does not grow and what is full is the journal.
-        let reply = client.call(&["SET", &format!("k{}", n % 16), &format!("{n}:{value}")]);
+        // The same keys again: the data stays small, and what fills the disk is the journal.
+        let reply =
+            client.call(&["SET", &format!("{prefix}{}", n % keys), &format!("{n}:{value}")]);
         match reply.bytes() {
             b"OK" => acknowledged.push(n),
             _ => assert!(reply.text().starts_with("MISCONF"), "{reply:?}"),
         }
         reply.is_error()
     };
-    assert!(!set(&mut client, 0));
-    let ballast = disk.fill(40 << 20);
-    let refused = (1..WRITES_MAX).find(|&n| set(&mut client, n)).expect("the disk gets full");
+    for n in 0..keys {
+        assert!(!set(&mut client, n), "there is room");
+    }
+    let ballast = disk.fill(left);
+    let refused = (keys..WRITES_MAX).find(|&n| set(&mut client, n)).expect("the disk gets full");
     let reply = client.line("MULTI");
     assert_eq!(reply.bytes(), b"OK");
     assert!(client.line("INCR n").text().starts_with("MISCONF"));
     assert!(client.line("EXEC").text().starts_with("EXECABORT"));
-    assert_eq!(client.line("STRLEN k0").number().map(|len| len > VALUE_BYTES as i64), Some(true));
+    assert_eq!(
+        client.line(&format!("STRLEN {prefix}0")).number().map(|len| len > VALUE_BYTES as i64),
+        Some(true)
+    );
     assert_eq!(client.line("GET nosuch").bytes(), b"");
 
     std::fs::remove_file(ballast).expect("it is ours");
@@ -307,10 +325,10 @@ fn a_full_disk_stops_writes_and_nothing_else() {
     node.kill();
     let mut node = node.restart();
     let mut client = Client::connect(node.address, PATIENCE).expect("it listens");
-    for key in 0..16 {
-        let last = acknowledged.iter().rev().find(|n| *n % 16 == key).expect("all were written");
-        let got = client.call(&["GET", &format!("k{key}")]).text();
-        assert!(got.starts_with(&format!("{last}:")), "k{key}: {last} was acknowledged last");
+    for key in 0..keys {
+        let last = acknowledged.iter().rev().find(|n| *n % keys == key).expect("all were written");
+        let got = client.call(&["GET", &format!("{prefix}{key}")]).text();
+        assert!(got.starts_with(&format!("{last}:")), "{key}: {last} was acknowledged last");
     }
     assert!(node.terminate().status.success());
 }
