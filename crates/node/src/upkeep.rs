@@ -5,7 +5,7 @@ use crate::message::home;
 use crate::worker::Worker;
 use quorate_base::{Millis, ShardId};
 use quorate_data::table::Mark;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// How often upkeep runs while there is something for it to do.
 const INTERVAL_MS: Millis = 100;
@@ -15,6 +15,9 @@ const EXPIRE_KEYS_MAX: usize = 400;
 
 /// Pairs of a table that are loaded in one go.
 const LOAD_PAIRS_MAX: usize = 2_000;
+
+/// Flushes under way at once, so that their memory stays small beside the data's.
+const FLUSHES_MAX: usize = 2;
 
 /// Entries that the cuts under way write in one turn, besides as many as it had commands.
 const CUT_ENTRIES_MIN: u64 = 500;
@@ -30,6 +33,10 @@ pub(crate) struct Upkeep {
     loading: usize,
     /// Shards whose flush is being cut.
     cutting: VecDeque<ShardId>,
+    /// Flushes begun and not yet in their tables.
+    flushes: usize,
+    /// Shards that the journal waits for.
+    wanted: BTreeSet<ShardId>,
     /// The number of commands when cuts last went on.
     commands: u64,
     /// Flushes that ended while their shard was lent.
@@ -104,9 +111,10 @@ impl Worker {
         }
         let Some(slot) = self.shards[shard as usize].as_mut() else { return };
         let keyspace = self.db.shard(shard);
-        if slot.touched || keyspace.is_flushing() {
+        if slot.touched || keyspace.is_flushing() || self.upkeep.flushes >= FLUSHES_MAX {
             return;
         }
+        self.upkeep.flushes += 1;
         let (index, term) = slot.applied();
         keyspace.begin_cut(index, term);
         self.upkeep.cutting.push_back(shard);
@@ -146,13 +154,28 @@ impl Worker {
         let evict = std::mem::take(&mut slot.evict);
         let keyspace = self.db.shard(shard);
         keyspace.flushed(mark);
+        self.upkeep.flushes -= 1;
         if evict {
             keyspace.evict();
         }
-        if self.stopping {
+        self.flush_more();
+    }
+
+    /// Begins the flushes that are due, as far as the bound on them allows.
+    fn flush_more(&mut self) {
+        while let Some(shard) = self.upkeep.wanted.pop_first() {
+            if self.upkeep.flushes >= FLUSHES_MAX {
+                self.upkeep.wanted.insert(shard);
+                return;
+            }
             self.flush_rest(shard);
-        } else {
-            self.flush_if_due(shard);
+        }
+        for shard in 0..self.shards.len() as ShardId {
+            if self.stopping {
+                self.flush_rest(shard);
+            } else {
+                self.flush_if_due(shard);
+            }
         }
     }
 
@@ -164,14 +187,13 @@ impl Worker {
     }
 
     pub(crate) fn on_flush_wanted(&mut self, shard: ShardId) {
-        self.flush_rest(shard);
+        self.upkeep.wanted.insert(shard);
+        self.flush_more();
     }
 
     pub(crate) fn on_shutdown(&mut self) {
         self.stopping = true;
-        for shard in 0..self.shards.len() as ShardId {
-            self.flush_rest(shard);
-        }
+        self.flush_more();
     }
 
     /// Flushes a shard if its table lacks anything.
@@ -218,10 +240,8 @@ impl Worker {
             }
             let bytes = self.db.get(shard).map_or(0, |k| k.memory_bytes() as u64);
             let slot = self.shards[shard as usize].as_mut().expect("its id was just read");
-            if !slot.evict {
-                slot.evict = true;
-                self.flush(shard);
-            }
+            slot.evict = true;
+            self.flush(shard);
             excess = excess.saturating_sub(bytes);
         }
     }

@@ -25,7 +25,7 @@ use quorate_node::config::{About, Space};
 use quorate_node::{CLIENTS_MAX, ShardStart, Time, Worker, home};
 use quorate_storage::journal::{FileDisk, Journal, JournalError, Options, Recovered};
 use quorate_storage::store::{Store, StoreError, StoreOptions};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -43,6 +43,12 @@ const NODE_ID: u64 = 1;
 
 /// Bytes that change in a shard before they are flushed.
 const FLUSH_BYTES: usize = 4 << 20;
+
+/// The journal's segments: small enough that zeroing one holds up writes for milliseconds only.
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// Segments kept to be used again; as many as the journal has when it is long.
+const SEGMENTS_PREPARED: usize = 16;
 
 /// How long accepting pauses after it failed, usually for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -169,7 +175,11 @@ impl Node {
             path: dir.journal(),
             source,
         })?;
-        let options = Options { id: dir.identity.journal, ..Options::default() };
+        let options = Options {
+            id: dir.identity.journal,
+            segment_bytes: SEGMENT_BYTES,
+            prepared_max: SEGMENTS_PREPARED,
+        };
         let (journal, mut recovered) = Journal::open(disk, options)?;
         let cut_bytes = recovered.report.cut_bytes;
         if cut_bytes > 0 {
@@ -240,6 +250,7 @@ impl Node {
             journal: journal_sender,
             fatal: Fatal,
             hurried: BTreeSet::new(),
+            unpersisted: BTreeMap::new(),
             untidy: untidy_sender,
         };
         node.others.push(spawn("store".into(), move || thread.run())?);
