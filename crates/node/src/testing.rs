@@ -84,11 +84,16 @@ impl Node {
 
     /// An empty node of one space with so many shards.
     pub fn with_shards(workers: WorkerId, shards: u32) -> Self {
+        Self::with_durability(workers, shards, Durability::Sync)
+    }
+
+    /// An empty node of one space with so many shards of this durability.
+    pub fn with_durability(workers: WorkerId, shards: u32, durability: Durability) -> Self {
         let space = SpaceShards { id: 0, prefix: Vec::new(), first: 0, shards };
         Self::with_config(Config {
             workers,
             map: SpaceMap::new(vec![space], PLACE_SEED),
-            spaces: vec![Space { name: "default".into(), durability: Durability::Sync }],
+            spaces: vec![Space { name: "default".into(), durability }],
             memory_bytes_max: 1 << 30,
             flush_bytes: 1 << 20,
             query_buffer_bytes_max: 1 << 30,
@@ -434,6 +439,37 @@ mod tests {
         node.restart();
         let client = node.client();
         node.check(client, "GET a", "$1|3|");
+    }
+
+    #[test]
+    fn a_shard_that_was_busy_when_it_was_asked_for_is_lent_at_the_end_of_the_turn() {
+        for durability in [Durability::Sync, Durability::Relaxed] {
+            let mut node = Node::with_durability(2, SHARDS, durability);
+            let (a, b) = (node.client_at(0), node.client_at(1));
+            let (here, there) = (node.key_at(0, "k"), node.key_at(1, "k"));
+            node.feed(a, format!("MSET {here} 1 {there} 1\r\n").as_bytes());
+            let (from, to, message) = node.mail.pop_front().expect("a shard is asked for");
+            let set = format!("SET {there} 2\r\n");
+            let received = Event::Received { conn: b, bytes: set.as_bytes() };
+            node.turn(to, vec![received, Event::Message { from, message }]);
+            node.settle();
+            assert_eq!((node.text(a), node.text(b)), ("+OK|".into(), "+OK|".into()));
+        }
+    }
+
+    #[test]
+    fn a_worker_has_stopped_once_nothing_is_left_to_give_back() {
+        let mut node = Node::new(2);
+        let client = node.client_at(0);
+        let (here, there) = (node.key_at(0, "k"), node.key_at(1, "k"));
+        node.feed(client, format!("MSET {here} 1 {there} 1\r\n").as_bytes());
+        for worker in [0, 1] {
+            node.turn(worker, vec![Event::Shutdown]);
+        }
+        assert!(!node.workers[0].is_stopped(), "it waits for a shard");
+        node.settle();
+        assert_eq!(node.text(client), "+OK|");
+        assert!(node.workers.iter().all(Worker::is_stopped));
     }
 
     #[test]

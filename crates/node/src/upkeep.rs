@@ -171,11 +171,16 @@ impl Worker {
             self.flush_rest(shard);
         }
         for shard in 0..self.shards.len() as ShardId {
-            if self.stopping {
-                self.flush_rest(shard);
-            } else {
-                self.flush_if_due(shard);
-            }
+            self.flush_if_wanted(shard);
+        }
+    }
+
+    /// Flushes a shard if enough of it has changed, or anything at all during a shutdown.
+    pub(crate) fn flush_if_wanted(&mut self, shard: ShardId) {
+        if self.stopping {
+            self.flush_rest(shard);
+        } else {
+            self.flush_if_due(shard);
         }
     }
 

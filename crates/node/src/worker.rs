@@ -239,9 +239,15 @@ impl Worker {
         !self.is_saturated() && self.clients.get(&conn).is_some_and(|client| !client.conn.paused)
     }
 
-    /// True once a shutdown has been carried out: nothing is left to flush or to persist.
+    /// True while a shutdown has been carried out here: nothing is left to flush, to persist or to
+    /// give back. Other workers may still need something of this one, so all of them go on until
+    /// all of them are stopped at once.
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.in_flight.is_empty() && self.is_flushed()
+        self.stopping
+            && self.in_flight.is_empty()
+            && self.returning.is_empty()
+            && self.jobs.values().all(|job| job.state == State::Blocked)
+            && self.is_flushed()
     }
 
     fn begin_turn(&mut self, now: Time) {
@@ -552,7 +558,9 @@ impl Worker {
         }
         self.submit(records, pending, sync);
         for &shard in &touched {
-            self.flush_if_due(shard);
+            self.flush_if_wanted(shard);
+            // A relaxed shard is quiet from now on, and whoever came during this turn may have it.
+            self.pump(shard);
         }
         self.touched = touched;
         self.touched.clear();

@@ -17,6 +17,8 @@ pub(crate) enum Input {
     FlushWanted(ShardId),
     DiskFull(bool),
     Shutdown,
+    /// Every worker has stopped: end.
+    End,
 }
 
 /// The inboxes of all workers.

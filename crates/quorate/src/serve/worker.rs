@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -40,6 +40,8 @@ pub(crate) struct Outlets {
     pub(crate) connected: Arc<AtomicUsize>,
     /// Asks the node to stop, as a signal does.
     pub(crate) stop: Arc<Notify>,
+    /// Which workers have stopped. All go on until the last has: it may wait for what they hold.
+    pub(crate) stopped: Arc<[AtomicBool]>,
 }
 
 /// What the tasks of this thread share.
@@ -58,6 +60,7 @@ struct Shared {
     /// Wakes the timer when the deadline moved.
     deadline: Notify,
     wanted: Cell<Option<u64>>,
+    ended: Cell<bool>,
 }
 
 /// A client's socket and what it has not taken yet.
@@ -89,6 +92,7 @@ pub(crate) async fn run(
         unsaturated: Notify::new(),
         deadline: Notify::new(),
         wanted: Cell::new(None),
+        ended: Cell::new(false),
     });
     shared.turn.notify_one();
     tokio::task::spawn_local(Rc::clone(&shared).keep_time());
@@ -124,8 +128,14 @@ impl Shared {
             if deadline != self.wanted.replace(deadline) {
                 self.deadline.notify_one();
             }
-            if stopped {
+            if self.ended.get() {
                 return;
+            }
+            self.outlets.stopped[usize::from(self.id)].store(stopped, Ordering::SeqCst);
+            if stopped && self.outlets.stopped.iter().all(|s| s.load(Ordering::SeqCst)) {
+                for worker in 0..self.outlets.inboxes.len() {
+                    self.outlets.inboxes.send(worker, Input::End);
+                }
             }
         }
     }
@@ -203,6 +213,10 @@ impl Shared {
             Input::FlushWanted(shard) => self.step(Event::FlushWanted { shard }),
             Input::DiskFull(full) => self.step(Event::DiskFull { full }),
             Input::Shutdown => self.step(Event::Shutdown),
+            Input::End => {
+                self.ended.set(true);
+                self.turn.notify_one();
+            }
         }
     }
 
