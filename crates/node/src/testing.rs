@@ -395,6 +395,8 @@ impl Node {
 }
 
 #[cfg(test)]
+mod corners;
+#[cfg(test)]
 mod swarm;
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(crate) struct Upkeep {
     next: Millis,
     /// There is more to do than fits one interval.
     hurry: bool,
+    /// There was too much in memory when it last looked.
+    excess: bool,
     /// Which shard is loaded next.
     loading: usize,
     /// Shards whose flush is being cut.
@@ -41,7 +43,8 @@ impl Worker {
         if self.upkeep.hurry || !self.upkeep.cutting.is_empty() {
             return Some(self.now.mono);
         }
-        let wanted = self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
+        let wanted =
+            self.upkeep.excess || self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
         wanted.then_some(self.upkeep.next)
     }
 
@@ -85,9 +88,12 @@ impl Worker {
 
     // --- flushing ----------------------------------------------------------------------------
 
-    /// Flushes a shard if enough of it has changed.
+    /// Flushes a shard if enough of it has changed, or if this is the last opportunity.
     #[inline]
     pub(crate) fn flush_if_due(&mut self, shard: ShardId) {
+        if self.stopping {
+            return self.flush_rest(shard);
+        }
         let due = self
             .db
             .get(shard)
@@ -149,11 +155,7 @@ impl Worker {
         if evict {
             keyspace.evict();
         }
-        if self.stopping {
-            self.flush_rest(shard);
-        } else {
-            self.flush_if_due(shard);
-        }
+        self.flush_if_due(shard);
     }
 
     /// Notes flushes that ended while their shards were away.
@@ -206,6 +208,7 @@ impl Worker {
     /// Drops the coldest shards from memory while there is too much in it.
     fn keep_to_memory(&mut self) {
         let mut excess = self.memory_bytes().saturating_sub(self.config.worker_memory_bytes());
+        self.upkeep.excess = excess > 0;
         let mut by_use: Vec<(u64, ShardId)> = Vec::new();
         for slot in self.shards.iter_mut().flatten() {
             by_use.push((slot.uses, slot.id));
@@ -218,10 +221,9 @@ impl Worker {
             }
             let bytes = self.db.get(shard).map_or(0, |k| k.memory_bytes() as u64);
             let slot = self.shards[shard as usize].as_mut().expect("its id was just read");
-            if !slot.evict {
-                slot.evict = true;
-                self.flush(shard);
-            }
+            slot.evict = true;
+            // It may not have been possible the last time.
+            self.flush(shard);
             excess = excess.saturating_sub(bytes);
         }
     }

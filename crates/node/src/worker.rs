@@ -239,9 +239,16 @@ impl Worker {
         !self.is_saturated() && self.clients.get(&conn).is_some_and(|client| !client.conn.paused)
     }
 
-    /// True once a shutdown has been carried out: nothing is left to flush or to persist.
+    /// True once a shutdown has been carried out: nothing is left to flush or to persist, and no
+    /// shard of another worker is here or on its way. Other workers may still need this one, so
+    /// all go on until this is true of all.
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.in_flight.is_empty() && self.is_flushed()
+        let acquiring = || self.jobs.values().any(|job| job.state == State::Acquiring);
+        self.stopping
+            && self.in_flight.is_empty()
+            && self.returning.is_empty()
+            && self.is_flushed()
+            && !acquiring()
     }
 
     fn begin_turn(&mut self, now: Time) {
@@ -553,6 +560,8 @@ impl Worker {
         self.submit(records, pending, sync);
         for &shard in &touched {
             self.flush_if_due(shard);
+            // A relaxed shard is quiet already: nothing else would serve who waits for it.
+            self.pump(shard);
         }
         self.touched = touched;
         self.touched.clear();

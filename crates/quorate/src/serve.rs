@@ -30,7 +30,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -202,6 +202,7 @@ impl Node {
             last_conn: Arc::new(AtomicU64::new(0)),
             connected: Arc::default(),
             stop: Arc::default(),
+            stopped: (0..workers).map(|_| AtomicBool::new(false)).collect(),
         };
         let mut node = Self {
             inboxes: inboxes.clone(),

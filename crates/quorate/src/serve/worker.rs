@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -40,6 +40,8 @@ pub(crate) struct Outlets {
     pub(crate) connected: Arc<AtomicUsize>,
     /// Asks the node to stop, as a signal does.
     pub(crate) stop: Arc<Notify>,
+    /// Which workers have nothing left to do; they end together.
+    pub(crate) stopped: Arc<[AtomicBool]>,
 }
 
 /// What the tasks of this thread share.
@@ -117,17 +119,38 @@ impl Shared {
             for effect in effects.drain(..) {
                 self.carry_out(effect);
             }
-            *self.effects.borrow_mut() = effects;
+            // Carrying them out may have stepped the worker again.
+            let mut later = self.effects.borrow_mut();
+            if later.is_empty() {
+                *later = effects;
+            }
+            drop(later);
             if !saturated {
                 self.unsaturated.notify_waiters();
             }
             if deadline != self.wanted.replace(deadline) {
                 self.deadline.notify_one();
             }
-            if stopped {
+            if self.all_stopped(stopped) {
                 return;
             }
         }
+    }
+
+    /// Tells the others whether this worker has stopped; true once all have. Until then they may
+    /// need the shards that are at home here.
+    fn all_stopped(&self, stopped: bool) -> bool {
+        let all = &self.outlets.stopped;
+        if all[usize::from(self.id)].swap(stopped, Ordering::SeqCst) == stopped && !stopped {
+            return false;
+        }
+        let over = all.iter().all(|one| one.load(Ordering::SeqCst));
+        if over {
+            // Each looks again only when something reaches it.
+            (0..self.outlets.inboxes.len())
+                .for_each(|worker| self.outlets.inboxes.send(worker, Input::Shutdown));
+        }
+        over
     }
 
     fn carry_out(&self, effect: Effect) {
