@@ -29,6 +29,8 @@ pub(crate) struct Upkeep {
     next: Millis,
     /// There is more to do than fits one interval.
     hurry: bool,
+    /// There was too much in memory when it last looked.
+    excess: bool,
     /// Which shard is loaded next.
     loading: usize,
     /// Shards whose flush is being cut.
@@ -48,7 +50,8 @@ impl Worker {
         if self.upkeep.hurry || !self.upkeep.cutting.is_empty() {
             return Some(self.now.mono);
         }
-        let wanted = self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
+        let wanted =
+            self.upkeep.excess || self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
         wanted.then_some(self.upkeep.next)
     }
 
@@ -92,9 +95,12 @@ impl Worker {
 
     // --- flushing ----------------------------------------------------------------------------
 
-    /// Flushes a shard if enough of it has changed.
+    /// Flushes a shard if enough of it has changed, or if this is the last opportunity.
     #[inline]
     pub(crate) fn flush_if_due(&mut self, shard: ShardId) {
+        if self.stopping {
+            return self.flush_rest(shard);
+        }
         let due = self
             .db
             .get(shard)
@@ -171,15 +177,6 @@ impl Worker {
             self.flush_rest(shard);
         }
         for shard in 0..self.shards.len() as ShardId {
-            self.flush_if_wanted(shard);
-        }
-    }
-
-    /// Flushes a shard if enough of it has changed, or anything at all during a shutdown.
-    pub(crate) fn flush_if_wanted(&mut self, shard: ShardId) {
-        if self.stopping {
-            self.flush_rest(shard);
-        } else {
             self.flush_if_due(shard);
         }
     }
@@ -233,6 +230,7 @@ impl Worker {
     /// Drops the coldest shards from memory while there is too much in it.
     fn keep_to_memory(&mut self) {
         let mut excess = self.memory_bytes().saturating_sub(self.config.worker_memory_bytes());
+        self.upkeep.excess = excess > 0;
         let mut by_use: Vec<(u64, ShardId)> = Vec::new();
         for slot in self.shards.iter_mut().flatten() {
             by_use.push((slot.uses, slot.id));
