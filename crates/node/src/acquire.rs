@@ -284,7 +284,7 @@ impl Worker {
         }
         self.note_late_flushes();
         for shard in ids {
-            self.flush_if_wanted(shard);
+            self.flush_if_due(shard);
             self.pump(shard);
         }
     }

@@ -15,6 +15,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::ControlFlow;
 
+/// The reply to commands that come too late.
+const STOPPING: &str = "ERR The node is shutting down: connect again in a moment";
+
 /// A command: of the data layer, or one about the connection or the server.
 #[derive(Clone, Copy)]
 pub(crate) enum Command {
@@ -53,6 +56,14 @@ impl Command {
     #[inline]
     pub(crate) fn is(self, flags: u32) -> bool {
         self.flags() & flags == flags
+    }
+
+    /// Whether it executes only where shards are at hand.
+    fn needs_shards(self) -> bool {
+        match self {
+            Self::Data(_) => true,
+            Self::Session(spec) => matches!(spec.name, "exec" | "watch"),
+        }
     }
 
     #[inline]
@@ -198,8 +209,10 @@ impl Worker {
             Command::Data(spec) => self.route(conn, spec, args),
             Command::Session(spec) => (spec.run)(self, conn, args),
         }
-        if !self.runnable.is_empty() {
-            self.run_jobs();
+        // Whom this command woke goes first. Their next commands wait for the end of this pipeline:
+        // clients that wake each other in turn would nest without a bound.
+        while let Some(job) = self.runnable.pop_front() {
+            self.advance(job);
         }
         if conn.parked.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -249,6 +262,9 @@ impl Worker {
         if command.is(flag::WRITE) {
             self.check_writable()?;
         }
+        if self.stopping && command.needs_shards() {
+            return Err(STOPPING.into());
+        }
         Ok(())
     }
 
@@ -259,10 +275,7 @@ impl Worker {
                         data directory, reads go on"
                 .into());
         }
-        if self.stopping {
-            return Err("ERR The node is shutting down: connect again in a moment".into());
-        }
-        Ok(())
+        if self.stopping { Err(STOPPING.into()) } else { Ok(()) }
     }
 
     /// Executes a data command, here and now if its shards are at hand.

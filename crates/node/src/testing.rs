@@ -400,6 +400,8 @@ impl Node {
 }
 
 #[cfg(test)]
+mod corners;
+#[cfg(test)]
 mod swarm;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::message::home;
 use crate::worker::Worker;
 use quorate_base::{Millis, ShardId};
 use quorate_data::table::Mark;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// How often upkeep runs while there is something for it to do.
 const INTERVAL_MS: Millis = 100;
@@ -15,6 +15,9 @@ const EXPIRE_KEYS_MAX: usize = 400;
 
 /// Pairs of a table that are loaded in one go.
 const LOAD_PAIRS_MAX: usize = 2_000;
+
+/// Flushes under way at once, so that their memory stays small beside the data's.
+const FLUSHES_MAX: usize = 2;
 
 /// Entries that the cuts under way write in one turn, besides as many as it had commands.
 const CUT_ENTRIES_MIN: u64 = 500;
@@ -26,10 +29,16 @@ pub(crate) struct Upkeep {
     next: Millis,
     /// There is more to do than fits one interval.
     hurry: bool,
+    /// There was too much in memory when it last looked.
+    excess: bool,
     /// Which shard is loaded next.
     loading: usize,
     /// Shards whose flush is being cut.
     cutting: VecDeque<ShardId>,
+    /// Flushes begun and not yet in their tables.
+    flushes: usize,
+    /// Shards that the journal waits for.
+    wanted: BTreeSet<ShardId>,
     /// The number of commands when cuts last went on.
     commands: u64,
     /// Flushes that ended while their shard was lent.
@@ -41,7 +50,8 @@ impl Worker {
         if self.upkeep.hurry || !self.upkeep.cutting.is_empty() {
             return Some(self.now.mono);
         }
-        let wanted = self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
+        let wanted =
+            self.upkeep.excess || self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
         wanted.then_some(self.upkeep.next)
     }
 
@@ -85,9 +95,12 @@ impl Worker {
 
     // --- flushing ----------------------------------------------------------------------------
 
-    /// Flushes a shard if enough of it has changed.
+    /// Flushes a shard if enough of it has changed, or if this is the last opportunity.
     #[inline]
     pub(crate) fn flush_if_due(&mut self, shard: ShardId) {
+        if self.stopping {
+            return self.flush_rest(shard);
+        }
         let due = self
             .db
             .get(shard)
@@ -104,9 +117,10 @@ impl Worker {
         }
         let Some(slot) = self.shards[shard as usize].as_mut() else { return };
         let keyspace = self.db.shard(shard);
-        if slot.touched || keyspace.is_flushing() {
+        if slot.touched || keyspace.is_flushing() || self.upkeep.flushes >= FLUSHES_MAX {
             return;
         }
+        self.upkeep.flushes += 1;
         let (index, term) = slot.applied();
         keyspace.begin_cut(index, term);
         self.upkeep.cutting.push_back(shard);
@@ -146,17 +160,23 @@ impl Worker {
         let evict = std::mem::take(&mut slot.evict);
         let keyspace = self.db.shard(shard);
         keyspace.flushed(mark);
+        self.upkeep.flushes -= 1;
         if evict {
             keyspace.evict();
         }
-        self.flush_if_wanted(shard);
+        self.flush_more();
     }
 
-    /// Flushes a shard if enough of it has changed, or anything at all during a shutdown.
-    pub(crate) fn flush_if_wanted(&mut self, shard: ShardId) {
-        if self.stopping {
+    /// Begins the flushes that are due, as far as the bound on them allows.
+    fn flush_more(&mut self) {
+        while let Some(shard) = self.upkeep.wanted.pop_first() {
+            if self.upkeep.flushes >= FLUSHES_MAX {
+                self.upkeep.wanted.insert(shard);
+                return;
+            }
             self.flush_rest(shard);
-        } else {
+        }
+        for shard in 0..self.shards.len() as ShardId {
             self.flush_if_due(shard);
         }
     }
@@ -169,14 +189,13 @@ impl Worker {
     }
 
     pub(crate) fn on_flush_wanted(&mut self, shard: ShardId) {
-        self.flush_rest(shard);
+        self.upkeep.wanted.insert(shard);
+        self.flush_more();
     }
 
     pub(crate) fn on_shutdown(&mut self) {
         self.stopping = true;
-        for shard in 0..self.shards.len() as ShardId {
-            self.flush_rest(shard);
-        }
+        self.flush_more();
     }
 
     /// Flushes a shard if its table lacks anything.
@@ -211,6 +230,7 @@ impl Worker {
     /// Drops the coldest shards from memory while there is too much in it.
     fn keep_to_memory(&mut self) {
         let mut excess = self.memory_bytes().saturating_sub(self.config.worker_memory_bytes());
+        self.upkeep.excess = excess > 0;
         let mut by_use: Vec<(u64, ShardId)> = Vec::new();
         for slot in self.shards.iter_mut().flatten() {
             by_use.push((slot.uses, slot.id));
@@ -223,10 +243,8 @@ impl Worker {
             }
             let bytes = self.db.get(shard).map_or(0, |k| k.memory_bytes() as u64);
             let slot = self.shards[shard as usize].as_mut().expect("its id was just read");
-            if !slot.evict {
-                slot.evict = true;
-                self.flush(shard);
-            }
+            slot.evict = true;
+            self.flush(shard);
             excess = excess.saturating_sub(bytes);
         }
     }

@@ -558,7 +558,7 @@ impl Worker {
         }
         self.submit(records, pending, sync);
         for &shard in &touched {
-            self.flush_if_wanted(shard);
+            self.flush_if_due(shard);
             // A relaxed shard is quiet from now on, and whoever came during this turn may have it.
             self.pump(shard);
         }

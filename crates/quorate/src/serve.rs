@@ -18,6 +18,7 @@ use crate::cli::{Durability, ServeArgs};
 use crate::config::Config;
 use datadir::DataDir;
 use inbox::{Inboxes, Input};
+use quorate_base::{Index, ShardId};
 use quorate_data::Keyspace;
 use quorate_data::table::Table;
 use quorate_log::raft::{RaftLog, RestoreError, Restored};
@@ -25,7 +26,7 @@ use quorate_node::config::{About, Space};
 use quorate_node::{CLIENTS_MAX, ShardStart, Time, Worker, home};
 use quorate_storage::journal::{FileDisk, Journal, JournalError, Options, Recovered};
 use quorate_storage::store::{Store, StoreError, StoreOptions};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 pub(crate) use quorate_node::WorkerId;
 
@@ -43,6 +45,12 @@ const NODE_ID: u64 = 1;
 
 /// Bytes that change in a shard before they are flushed.
 const FLUSH_BYTES: usize = 4 << 20;
+
+/// The journal's segments: small enough that zeroing one holds up writes for milliseconds only.
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// Segments kept to be used again; as many as the journal has when it is long.
+const SEGMENTS_PREPARED: usize = 16;
 
 /// How long accepting pauses after it failed, usually for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -161,36 +169,62 @@ struct Node {
     cut_bytes: u64,
 }
 
-impl Node {
-    fn start(config: &Config, dir: &DataDir, started: Instant) -> Result<Self, ServeError> {
+/// What the data directory holds, ready for the threads.
+struct Found {
+    store: Arc<Store>,
+    journal: Journal<FileDisk>,
+    starts: Vec<Vec<ShardStart>>,
+    /// How much of each shard's log its table contains.
+    durable: HashMap<ShardId, Index>,
+    replayed: usize,
+    cut_bytes: u64,
+}
+
+impl Found {
+    fn read(dir: &DataDir, config: &quorate_node::Config) -> Result<Self, ServeError> {
         let store = Arc::new(Store::open(dir.store(), StoreOptions::default())?);
         let disk = FileDisk::open(&dir.journal(), true).map_err(|source| ServeError::DataDir {
             doing: "open the journal in",
             path: dir.journal(),
             source,
         })?;
-        let options = Options { id: dir.identity.journal, ..Options::default() };
+        let options = Options {
+            id: dir.identity.journal,
+            segment_bytes: SEGMENT_BYTES,
+            prepared_max: SEGMENTS_PREPARED,
+        };
         let (journal, mut recovered) = Journal::open(disk, options)?;
         let cut_bytes = recovered.report.cut_bytes;
         if cut_bytes > 0 {
             tracing::warn!(cut_bytes, "the journal ended in a torn write, which was cut");
         }
-        let node_config = Arc::new(node_config(config, dir)?);
-        let workers = node_config.workers;
-        let mut starts: Vec<Vec<ShardStart>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut durable = HashMap::new();
-        let mut replayed = 0;
-        for space in node_config.map.spaces() {
-            let durability = node_config.spaces[usize::from(space.id)].durability;
+        let starts = (0..config.workers).map(|_| Vec::new()).collect();
+        let mut found =
+            Self { store, journal, starts, durable: HashMap::new(), replayed: 0, cut_bytes };
+        for space in config.map.spaces() {
+            let durability = config.spaces[usize::from(space.id)].durability;
             for shard in space.first..space.first + space.shards {
-                let table = store.table(shard);
-                durable.insert(shard, table.mark().applied);
+                let table = found.store.table(shard);
+                found.durable.insert(shard, table.mark().applied);
                 let (start, entries) =
                     restore(shard, table, &mut recovered, durability, dir.identity.seed)?;
-                replayed += entries;
-                starts[usize::from(home(shard, workers))].push(start);
+                found.replayed += entries;
+                found.starts[usize::from(home(shard, config.workers))].push(start);
             }
         }
+        Ok(found)
+    }
+}
+
+impl Node {
+    fn start(config: &Config, dir: &DataDir, started: Instant) -> Result<Self, ServeError> {
+        let node_config = Arc::new(node_config(config, dir)?);
+        // In a thread that ends: what it allocates is the workers' to use again. Memory of a
+        // thread that lives on and allocates no more would be lost to them.
+        let found = std::thread::scope(|scope| {
+            scope.spawn(|| Found::read(dir, &node_config)).join().expect("a panic ends the process")
+        })?;
+        let workers = node_config.workers;
         let (inboxes, receivers) = Inboxes::new(workers);
         let (journal_sender, journal_requests) = channel();
         let (store_sender, store_requests) = channel();
@@ -213,21 +247,21 @@ impl Node {
             workers: Vec::new(),
             others: Vec::new(),
             keys: 0,
-            replayed,
-            cut_bytes,
+            replayed: found.replayed,
+            cut_bytes: found.cut_bytes,
         };
         let thread = journal::JournalThread {
-            journal,
+            journal: found.journal,
             requests: journal_requests,
             inboxes: inboxes.clone(),
             store: store_sender,
             fatal: Fatal,
-            durable,
+            durable: found.durable,
         };
         node.others.push(spawn("journal".into(), move || thread.run())?);
         let (untidy_sender, untidy) = channel();
         let thread = store::TidyThread {
-            store: Arc::clone(&store),
+            store: Arc::clone(&found.store),
             untidy,
             tidied: node.store.clone(),
             fatal: Fatal,
@@ -235,32 +269,56 @@ impl Node {
         // It ends with the process: a compaction may be cut short at any point.
         spawn("tidy".into(), move || thread.run())?;
         let thread = store::StoreThread {
-            store,
+            store: found.store,
             requests: store_requests,
             inboxes,
             journal: journal_sender,
             fatal: Fatal,
             hurried: BTreeSet::new(),
+            unpersisted: BTreeMap::new(),
             untidy: untidy_sender,
         };
         node.others.push(spawn("store".into(), move || thread.run())?);
-        let clock = Clock { started };
-        for ((id, starts), inbox) in (0..workers).zip(starts).zip(receivers) {
+        node.start_workers(&node_config, &outlets, found.starts, receivers, Clock { started })?;
+        Ok(node)
+    }
+
+    /// Starts a thread a worker; each replays its shards' logs before it serves.
+    fn start_workers(
+        &mut self,
+        config: &Arc<quorate_node::Config>,
+        outlets: &worker::Outlets,
+        starts: Vec<Vec<ShardStart>>,
+        inboxes: Vec<UnboundedReceiver<Input>>,
+        clock: Clock,
+    ) -> Result<(), ServeError> {
+        let (ready, replayed) = channel();
+        for ((id, starts), inbox) in (0..config.workers).zip(starts).zip(inboxes) {
             let seed = datadir::random().map_err(ServeError::Thread)?;
-            let worker = Worker::new(id, Arc::clone(&node_config), starts, seed)?;
-            node.keys += worker.keys();
-            let outlets = outlets.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .map_err(ServeError::Thread)?;
+            let (config, outlets, ready) = (Arc::clone(config), outlets.clone(), ready.clone());
             let run = move || {
+                let worker = match Worker::new(id, config, starts, seed) {
+                    Ok(worker) => worker,
+                    // Whoever waits for this one ends the process.
+                    Err(error) => return ready.send(Err(error)).unwrap_or_default(),
+                };
+                // Nobody waits any more only if the process is ending.
+                let _ = ready.send(Ok(worker.keys()));
+                drop(ready);
                 let local = tokio::task::LocalSet::new();
                 runtime.block_on(local.run_until(worker::run(id, worker, clock, outlets, inbox)));
             };
-            node.workers.push(spawn(format!("worker {id}"), run)?);
+            self.workers.push(spawn(format!("worker {id}"), run)?);
         }
-        Ok(node)
+        drop(ready);
+        for keys in replayed {
+            self.keys += keys?;
+        }
+        Ok(())
     }
 
     /// Accepts clients until SIGINT or SIGTERM, then stops in order.

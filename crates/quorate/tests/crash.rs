@@ -174,7 +174,7 @@ impl Books {
         Self {
             name: format!("c{connection}"),
             books: KINDS.iter().map(book).collect(),
-            patient: connection % 2 == 0,
+            patient: connection.is_multiple_of(2),
             position: 0,
         }
     }

@@ -11,7 +11,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// bounded by the frames, flushes and commands under way.
 pub(crate) enum Input {
     Connection(TcpStream),
-    Message { from: WorkerId, message: Box<Message> },
+    Message {
+        from: WorkerId,
+        message: Box<Message>,
+    },
     Persisted(u64),
     Flushed(ShardId, Mark),
     FlushWanted(ShardId),

@@ -8,12 +8,19 @@ use quorate_base::ShardId;
 use quorate_data::table::Flush;
 use quorate_node::home;
 use quorate_storage::store::{Store, StoreError};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 /// A shard is persisted when so many of its bytes are in memory only.
 const PERSIST_BYTES: u64 = 16 << 20;
+
+/// The shard with the most such bytes is persisted when all shards together have so many.
+const PERSIST_BYTES_TOTAL: u64 = 64 << 20;
+
+/// Without flushes for this time, whatever is in memory only is persisted.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// What the thread is asked.
 pub(crate) enum Request {
@@ -35,6 +42,8 @@ pub(crate) struct StoreThread {
     pub(crate) fatal: Fatal,
     /// Shards that the journal waits for.
     pub(crate) hurried: BTreeSet<ShardId>,
+    /// Shards of which something is in memory only, and how many bytes.
+    pub(crate) unpersisted: BTreeMap<ShardId, u64>,
     /// Told which shards may have something to tidy up.
     pub(crate) untidy: Sender<ShardId>,
 }
@@ -73,45 +82,56 @@ impl StoreThread {
     }
 
     fn serve(&mut self) -> Result<(), StoreError> {
-        while let Ok(request) = self.requests.recv() {
-            match request {
-                Request::Write(flush) => self.write(flush)?,
-                Request::Hurry(shard) => {
+        loop {
+            let wait = if self.unpersisted.is_empty() { Duration::MAX } else { IDLE };
+            match self.requests.recv_timeout(wait) {
+                Ok(Request::Write(flush)) => self.write(flush)?,
+                Ok(Request::Hurry(shard)) => {
                     self.hurried.insert(shard);
                 }
-                Request::Tidied(shard) => {
+                Ok(Request::Tidied(shard)) => {
                     if self.store.unpersisted_bytes(shard) > 0 {
                         self.persist(shard)?;
                     }
                 }
-                Request::Close { done } => {
+                Ok(Request::Close { done }) => {
                     for shard in self.store.shards() {
                         self.persist(shard)?;
                     }
                     let _ = done.send(());
                     return Ok(());
                 }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(&shard) = self.unpersisted.keys().next() {
+                        self.persist(shard)?;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
-        Ok(())
     }
 
     fn write(&mut self, flush: Flush) -> Result<(), StoreError> {
         let (shard, mark) = (flush.shard, flush.mark);
         self.store.write(flush)?;
         self.inboxes.send(home(shard, self.inboxes.len()), Input::Flushed(shard, mark));
-        let hurried = self.hurried.remove(&shard);
-        if hurried || self.store.unpersisted_bytes(shard) >= PERSIST_BYTES {
+        let bytes = self.store.unpersisted_bytes(shard);
+        self.unpersisted.insert(shard, bytes);
+        if self.hurried.remove(&shard) || bytes >= PERSIST_BYTES {
             self.persist(shard)?;
-            // Without that thread the node is stopping.
-            let _ = self.untidy.send(shard);
+        }
+        while self.unpersisted.values().sum::<u64>() > PERSIST_BYTES_TOTAL {
+            let largest = self.unpersisted.iter().max_by_key(|(_, bytes)| **bytes);
+            let shard = *largest.expect("their sum is not zero").0;
+            self.persist(shard)?;
         }
         Ok(())
     }
 
     /// Makes a shard durable. The journal goes first: a table must not keep what a crash takes
     /// from the other shards of the same transaction.
-    fn persist(&self, shard: ShardId) -> Result<(), StoreError> {
+    fn persist(&mut self, shard: ShardId) -> Result<(), StoreError> {
+        self.unpersisted.remove(&shard);
         let (done, synced) = channel();
         if self.journal.send(journal::Request::Sync { done }).is_ok() {
             // An error means that the journal has failed, which ends the process by itself.
@@ -119,6 +139,8 @@ impl StoreThread {
         }
         let mark = self.store.persist(shard)?;
         let _ = self.journal.send(journal::Request::Durable { shard, applied: mark.applied });
+        // Without that thread the node is stopping.
+        let _ = self.untidy.send(shard);
         Ok(())
     }
 }

@@ -121,7 +121,12 @@ impl Shared {
             for effect in effects.drain(..) {
                 self.carry_out(effect);
             }
-            *self.effects.borrow_mut() = effects;
+            // Carrying them out may have stepped the worker again.
+            let mut later = self.effects.borrow_mut();
+            if later.is_empty() {
+                *later = effects;
+            }
+            drop(later);
             if !saturated {
                 self.unsaturated.notify_waiters();
             }

@@ -1,0 +1,104 @@
+//! Meetings of two rare things, each of which once left something waiting for ever.
+
+use super::Node;
+use crate::config::{Config, Space};
+use crate::event::Event;
+use crate::shard::Durability;
+
+/// An empty node of which all shards have this durability.
+fn node(workers: u16, durability: Durability) -> Node {
+    let config = Config::clone(&Node::new(workers).config);
+    let spaces = vec![Space { name: "default".into(), durability }];
+    Node::with_config(Config { spaces, ..config })
+}
+
+fn stop(node: &mut Node) {
+    for worker in 0..node.workers.len() as u16 {
+        node.turn(worker, vec![Event::Shutdown]);
+    }
+}
+
+#[track_caller]
+fn assert_stopped(node: &mut Node) {
+    node.settle();
+    node.advance(1_000);
+    assert!(node.workers.iter().all(crate::Worker::is_stopped), "a worker does not stop");
+}
+
+#[test]
+fn a_write_in_the_turn_of_the_shutdown_is_flushed() {
+    let mut node = Node::new(1);
+    let client = node.client();
+    let set = Event::Received { conn: client, bytes: b"SET k v\r\n" };
+    node.turn(0, vec![set, Event::Shutdown]);
+    assert_stopped(&mut node);
+    assert_eq!(node.text(client), "+OK|");
+}
+
+#[test]
+fn a_shard_that_was_lent_at_the_shutdown_is_flushed() {
+    for workers in [2, 4] {
+        for deliveries in 0..12 {
+            let mut node = Node::new(workers);
+            let keys: Vec<String> = (0..workers).map(|w| node.key_at(w, "k")).collect();
+            let clients: Vec<_> = (0..workers).map(|w| node.client_at(w)).collect();
+            let pairs: Vec<String> = keys.iter().map(|key| format!("{key} v")).collect();
+            for &client in &clients {
+                node.feed(client, format!("MSET {}\r\n", pairs.join(" ")).as_bytes());
+            }
+            for _ in 0..deliveries {
+                node.deliver();
+            }
+            stop(&mut node);
+            assert_stopped(&mut node);
+        }
+    }
+}
+
+#[test]
+fn a_relaxed_shard_is_lent_after_the_turn_that_changed_it() {
+    let mut node = node(2, Durability::Relaxed);
+    let (client, other) = (node.client_at(0), node.client_at(1));
+    let (a, b) = (node.key_at(0, "a"), node.key_at(1, "b"));
+    node.feed(other, format!("MSET {a} 1 {b} 1\r\n").as_bytes());
+    let (from, to, message) = node.mail.pop_front().expect("a shard is borrowed");
+    let set = format!("SET {a} 2\r\n");
+    let set = Event::Received { conn: client, bytes: set.as_bytes() };
+    node.turn(to, vec![set, Event::Message { from, message }]);
+    node.settle();
+    assert_eq!((node.text(client), node.text(other)), ("+OK|".into(), "+OK|".into()));
+    node.check(client, &format!("GET {a}"), "$1|1|");
+}
+
+#[test]
+fn clients_that_wake_each_other_do_so_one_after_the_other() {
+    const CLIENTS: usize = 3_000;
+    let mut node = Node::new(1);
+    for n in 0..CLIENTS {
+        let client = node.client();
+        node.feed(client, format!("BLPOP q{n} 0\r\nLPUSH q{} x\r\n", n + 1).as_bytes());
+    }
+    let client = node.client();
+    node.check(client, "LPUSH q0 x", ":1|");
+    node.check(client, &format!("LLEN q{CLIENTS}"), ":1|");
+}
+
+#[test]
+fn a_cold_shard_is_evicted_though_it_changed_in_that_turn() {
+    let config = Config::clone(&Node::with_shards(1, 1).config);
+    let mut node = Node::with_config(Config { memory_bytes_max: 1 << 16, ..config });
+    let client = node.client();
+    for n in 0..100 {
+        node.now.mono += 100;
+        let set = format!("SET k{n} {}\r\n", "v".repeat(1_000));
+        let set = Event::Received { conn: client, bytes: set.as_bytes() };
+        node.turn(0, vec![set, Event::Tick]);
+        node.settle();
+    }
+    let evicted = (0..20).any(|_| {
+        node.advance(100);
+        let worker = &node.workers[0];
+        worker.db.iter().map(|k| k.memory_bytes() as u64).sum::<u64>() < 1 << 16
+    });
+    assert!(evicted, "everything stays in memory");
+}
