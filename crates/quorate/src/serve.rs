@@ -26,7 +26,7 @@ use quorate_node::config::{About, Space};
 use quorate_node::{CLIENTS_MAX, ShardStart, Time, Worker, home};
 use quorate_storage::journal::{FileDisk, Journal, JournalError, Options, Recovered};
 use quorate_storage::store::{Store, StoreError, StoreOptions};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -274,6 +274,7 @@ impl Node {
             inboxes,
             journal: journal_sender,
             fatal: Fatal,
+            waiting: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: untidy_sender,

@@ -85,6 +85,9 @@ struct Shared {
     descriptors: Arc<DescriptorTable>,
 }
 
+/// Left free by persists and upkeep, bytes.
+const ROOM_RESERVE_BYTES: u64 = 16 << 20;
+
 /// All trees of a node.
 pub struct Store {
     dir: PathBuf,
@@ -134,6 +137,15 @@ impl Store {
     /// Bytes of memory that hold what was written to `shard` since its last persist.
     pub fn unpersisted_bytes(&self, shard: ShardId) -> u64 {
         self.shard(shard).unpersisted_bytes()
+    }
+
+    /// True if the disk has room to persist `shard` and for some upkeep. A persist or upkeep that
+    /// runs out of room fails as any other write does, so that the store stops: ask before.
+    pub fn has_room(&self, shard: ShardId) -> Result<bool, StoreError> {
+        let stat = rustix::fs::statvfs(&self.dir)
+            .map_err(|e| StoreError::io("ask for the free room of", &self.dir, e.into()))?;
+        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        Ok(free_bytes >= ROOM_RESERVE_BYTES + 2 * self.unpersisted_bytes(shard))
     }
 
     /// Makes everything written to `shard` durable and returns its mark. Without anything new this

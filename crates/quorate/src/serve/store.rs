@@ -8,7 +8,7 @@ use quorate_base::ShardId;
 use quorate_data::table::Flush;
 use quorate_node::home;
 use quorate_storage::store::{Store, StoreError};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -40,6 +40,9 @@ pub(crate) struct StoreThread {
     pub(crate) inboxes: Inboxes,
     pub(crate) journal: Sender<journal::Request>,
     pub(crate) fatal: Fatal,
+    /// Flushes for which the disk had no room. A shard has one flush at a time, so that there are
+    /// few; the journal has what they hold, and a node that stops leaves them.
+    pub(crate) waiting: VecDeque<Flush>,
     /// Shards that the journal waits for.
     pub(crate) hurried: BTreeSet<ShardId>,
     /// Shards of which something is in memory only, and how many bytes.
@@ -61,7 +64,8 @@ impl TidyThread {
     pub(crate) fn run(self) {
         while let Ok(shard) = self.untidy.recv() {
             loop {
-                match self.store.maintain(shard) {
+                let room = self.store.has_room(shard);
+                match room.and_then(|room| Ok(room && self.store.maintain(shard)?)) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => self.fatal.stop(&format!("the store failed: {error}")),
@@ -83,7 +87,8 @@ impl StoreThread {
 
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
-            let wait = if self.unpersisted.is_empty() { Duration::MAX } else { IDLE };
+            let idle = self.unpersisted.is_empty() && self.waiting.is_empty();
+            let wait = if idle { Duration::MAX } else { IDLE };
             match self.requests.recv_timeout(wait) {
                 Ok(Request::Write(flush)) => self.write(flush)?,
                 Ok(Request::Hurry(shard)) => {
@@ -102,6 +107,9 @@ impl StoreThread {
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) => {
+                    if let Some(flush) = self.waiting.pop_front() {
+                        self.write(flush)?;
+                    }
                     if let Some(&shard) = self.unpersisted.keys().next() {
                         self.persist(shard)?;
                     }
@@ -113,6 +121,12 @@ impl StoreThread {
 
     fn write(&mut self, flush: Flush) -> Result<(), StoreError> {
         let (shard, mark) = (flush.shard, flush.mark);
+        if !self.store.has_room(shard)? {
+            self.waiting.push_back(flush);
+            // An error means that the journal has failed, which ends the process by itself.
+            let _ = self.journal.send(journal::Request::LookAfterRoom);
+            return Ok(());
+        }
         self.store.write(flush)?;
         self.inboxes.send(home(shard, self.inboxes.len()), Input::Flushed(shard, mark));
         let bytes = self.store.unpersisted_bytes(shard);
@@ -123,14 +137,22 @@ impl StoreThread {
         while self.unpersisted.values().sum::<u64>() > PERSIST_BYTES_TOTAL {
             let largest = self.unpersisted.iter().max_by_key(|(_, bytes)| **bytes);
             let shard = *largest.expect("their sum is not zero").0;
-            self.persist(shard)?;
+            if !self.persist(shard)? {
+                break;
+            }
         }
         Ok(())
     }
 
     /// Makes a shard durable. The journal goes first: a table must not keep what a crash takes
     /// from the other shards of the same transaction.
-    fn persist(&mut self, shard: ShardId) -> Result<(), StoreError> {
+    ///
+    /// False if the disk has no room for it. Nothing is lost, since the journal keeps what no
+    /// table has; and there is not much more to come, since writes are refused on a full disk.
+    fn persist(&mut self, shard: ShardId) -> Result<bool, StoreError> {
+        if !self.store.has_room(shard)? {
+            return Ok(false);
+        }
         self.unpersisted.remove(&shard);
         let (done, synced) = channel();
         if self.journal.send(journal::Request::Sync { done }).is_ok() {
@@ -141,6 +163,6 @@ impl StoreThread {
         let _ = self.journal.send(journal::Request::Durable { shard, applied: mark.applied });
         // Without that thread the node is stopping.
         let _ = self.untidy.send(shard);
-        Ok(())
+        Ok(true)
     }
 }
