@@ -12,7 +12,7 @@ use crate::session::{CONTAINER, FOR_SUBSCRIBERS, SessionSpec, Sub, run_sub};
 use crate::worker::Worker;
 use quorate_data::command::flag;
 use quorate_data::parse::{glob, is_word};
-use quorate_resp::{Proto, Reply};
+use quorate_resp::Reply;
 use std::collections::BTreeMap;
 
 /// What a subscription is to.
@@ -334,10 +334,8 @@ fn pubsub(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         matching.iter().for_each(|name| reply.bulk(name));
     };
     let counts = |reply: &mut Reply<'_>, kind| {
-        match reply.proto() {
-            Proto::Resp2 => reply.array(rest.len() * 2),
-            Proto::Resp3 => reply.map(rest.len()),
-        }
+        // No map in RESP3 either.
+        reply.array(rest.len() * 2);
         for name in rest {
             reply.bulk(name);
             reply.int(pubsub.count(kind, name) as i64);
