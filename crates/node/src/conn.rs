@@ -97,6 +97,8 @@ pub(crate) enum ReplyMode {
 #[derive(Debug, Default)]
 pub(crate) struct Multi {
     pub(crate) queued: Vec<(Command, Args)>,
+    /// What was asked to be queued.
+    pub(crate) bytes: usize,
     /// A command could not be queued, so EXEC will refuse.
     pub(crate) aborted: bool,
 }

@@ -15,7 +15,7 @@ use crate::pubsub::PubSub;
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::{Index, Millis, Prng, ShardId};
-use quorate_data::command::Block;
+use quorate_data::command::{Block, flag};
 use quorate_data::db::WARM_MAX;
 use quorate_data::effects::ReplayError;
 use quorate_data::place::Place;
@@ -31,6 +31,13 @@ const PIPELINE_BYTES_MIN: usize = 200;
 
 /// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// A turn whose commands changed so many bytes is proposed before the next command executes.
+const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+
+/// A transaction that changed so many bytes executes no further writes: all of it must fit one
+/// frame of the journal, whose bound leaves room for a last command of the longest kind.
+const TRANSACTION_BYTES_MAX: usize = if cfg!(test) { 8 << 20 } else { 512 << 20 };
 
 /// A worker. All of its time arrives with the events, all of its randomness from the seed.
 pub struct Worker {
@@ -73,6 +80,8 @@ pub struct Worker {
     turn_begun: bool,
     pub(crate) now: Time,
     touched: Vec<ShardId>,
+    /// Of effects that are not proposed yet.
+    turn_bytes: usize,
     pub(crate) active: Vec<ConnId>,
     /// What the pipeline at hand looks up.
     places: Vec<Place>,
@@ -159,6 +168,7 @@ impl Worker {
             turn_begun: false,
             now: Time::default(),
             touched: Vec::new(),
+            turn_bytes: 0,
             active: Vec::new(),
             places: Vec::new(),
             replying: Vec::new(),
@@ -441,6 +451,13 @@ impl Worker {
         shards: &[ShardId],
         mode: Mode,
     ) -> Option<Block> {
+        if !mode.in_transaction {
+            self.bound_turn();
+        } else if self.turn_bytes >= TRANSACTION_BYTES_MAX && spec.flags & flag::WRITE != 0 {
+            Reply::new(output.buffer(), proto).error(TRANSACTION_TOO_LARGE);
+            self.stats.errors += 1;
+            return None;
+        }
         for &shard in shards {
             self.touch(shard);
         }
@@ -469,11 +486,21 @@ impl Worker {
         blocked
     }
 
+    /// Begins another turn if this one has changed so much that its frame would grow too long.
+    #[inline]
+    pub(crate) fn bound_turn(&mut self) {
+        if self.turn_bytes >= TURN_BYTES_MAX {
+            self.propose_touched();
+            self.turn += 1;
+        }
+    }
+
     /// Makes a reply wait for what the command changed in `shard`, or for what it read there.
     #[inline]
     fn hold_reply(&mut self, output: &mut Output, start: usize, shard: ShardId, before: usize) {
         let keyspace = self.db.get(shard).expect("it was just used");
         let changed = keyspace.batch().len() != before;
+        self.turn_bytes += keyspace.batch().len() - before;
         let slot = self.shards[shard as usize].as_mut().expect("it was just used");
         let index = if changed {
             if !slot.touched {
@@ -531,6 +558,7 @@ impl Worker {
         if self.touched.is_empty() {
             return;
         }
+        self.turn_bytes = 0;
         let touched = std::mem::take(&mut self.touched);
         let mut records = Vec::with_capacity(touched.len());
         let mut pending = Vec::new();
@@ -744,6 +772,9 @@ pub(crate) struct Mode {
     pub(crate) in_transaction: bool,
     pub(crate) retried: bool,
 }
+
+const TRANSACTION_TOO_LARGE: &[u8] =
+    b"ERR The transaction has changed too much already: split it into smaller ones";
 
 type SmallCounts = smallvec::SmallVec<[usize; 4]>;
 

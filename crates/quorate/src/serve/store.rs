@@ -88,6 +88,10 @@ impl StoreThread {
                 Ok(Request::Write(flush)) => self.write(flush)?,
                 Ok(Request::Hurry(shard)) => {
                     self.hurried.insert(shard);
+                    // A table that contains everything already is not flushed again.
+                    if self.store.unpersisted_bytes(shard) > 0 {
+                        self.persist(shard)?;
+                    }
                 }
                 Ok(Request::Tidied(shard)) => {
                     if self.store.unpersisted_bytes(shard) > 0 {
