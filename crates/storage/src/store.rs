@@ -161,6 +161,13 @@ impl Store {
         self.stats().disk_bytes
     }
 
+    /// Bytes of the disk that are free for this process.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let stat = rustix::fs::statvfs(&self.dir)
+            .map_err(|e| StoreError::io("ask the free bytes of", &self.dir, e.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Figures for INFO.
     pub fn stats(&self) -> StoreStats {
         let shards = self.shards.read().expect("no holder of this lock panics");

@@ -1,6 +1,10 @@
 //! The thread that writes flushes to the store, and the one that tidies up behind it.
 //!
 //! Compactions take seconds where flushes take milliseconds, so they have a thread of their own.
+//!
+//! A write that fails for want of room would end the node, so neither thread begins what may not
+//! fit the disk. Nothing is lost by waiting: the journal keeps what is not persisted, and writes
+//! are refused once the disk is full.
 
 use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Fatal, journal};
@@ -21,6 +25,13 @@ const PERSIST_BYTES_TOTAL: u64 = 64 << 20;
 
 /// Without flushes for this time, whatever is in memory only is persisted.
 const IDLE: Duration = Duration::from_millis(500);
+
+/// A shard is persisted only if the disk has half as much again free as is in memory only, and so
+/// many bytes more.
+const PERSIST_ROOM_BYTES: u64 = 8 << 20;
+
+/// Nothing is compacted while the disk has less free: the results come before their inputs go.
+const COMPACT_ROOM_BYTES: u64 = 128 << 20;
 
 /// What the thread is asked.
 pub(crate) enum Request {
@@ -61,7 +72,8 @@ impl TidyThread {
     pub(crate) fn run(self) {
         while let Ok(shard) = self.untidy.recv() {
             loop {
-                match self.store.maintain(shard) {
+                let has_room = self.store.free_bytes().map(|free| free >= COMPACT_ROOM_BYTES);
+                match has_room.and_then(|has| Ok(has && self.store.maintain(shard)?)) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => self.fatal.stop(&format!("the store failed: {error}")),
@@ -106,8 +118,11 @@ impl StoreThread {
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some(&shard) = self.unpersisted.keys().next() {
-                        self.persist(shard)?;
+                    let shards: Vec<ShardId> = self.unpersisted.keys().copied().collect();
+                    for shard in shards {
+                        if self.persist(shard)? {
+                            break;
+                        }
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -127,14 +142,21 @@ impl StoreThread {
         while self.unpersisted.values().sum::<u64>() > PERSIST_BYTES_TOTAL {
             let largest = self.unpersisted.iter().max_by_key(|(_, bytes)| **bytes);
             let shard = *largest.expect("their sum is not zero").0;
-            self.persist(shard)?;
+            if !self.persist(shard)? {
+                break;
+            }
         }
         Ok(())
     }
 
     /// Makes a shard durable. The journal goes first: a table must not keep what a crash takes
-    /// from the other shards of the same transaction.
-    fn persist(&mut self, shard: ShardId) -> Result<(), StoreError> {
+    /// from the other shards of the same transaction. False if the disk has no room for it.
+    fn persist(&mut self, shard: ShardId) -> Result<bool, StoreError> {
+        let bytes = self.store.unpersisted_bytes(shard);
+        if self.store.free_bytes()? < bytes + bytes / 2 + PERSIST_ROOM_BYTES {
+            self.unpersisted.insert(shard, bytes);
+            return Ok(false);
+        }
         self.unpersisted.remove(&shard);
         let (done, synced) = channel();
         if self.journal.send(journal::Request::Sync { done }).is_ok() {
@@ -145,6 +167,6 @@ impl StoreThread {
         let _ = self.journal.send(journal::Request::Durable { shard, applied: mark.applied });
         // Without that thread the node is stopping.
         let _ = self.untidy.send(shard);
-        Ok(())
+        Ok(true)
     }
 }
