@@ -330,14 +330,14 @@ impl Worker {
     }
 
     fn forward(&mut self, conn: &mut Conn, worker: WorkerId, command: Command, args: &[&[u8]]) {
-        let slot = conn.output.reserve();
+        let args = Args::new(args);
+        let slot = conn.output.reserve(args.memory_bytes());
         if !conn.forwarded.contains(&worker) {
             conn.forwarded.push(worker);
         }
         if command.is(flag::BLOCKING) {
             conn.parked = Some(Parked::Slot(slot));
         }
-        let args = Args::new(args);
         let forwarded = Forwarded { conn: conn.id, slot, args, proto: conn.proto };
         self.tell(worker, Message::Forward(forwarded));
     }

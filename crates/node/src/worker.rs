@@ -5,7 +5,7 @@
 //! every reply that nothing holds back any more.
 
 use crate::config::Config;
-use crate::conn::{BACKLOG_BYTES_MAX, Client, Conn, Parked, UNSENT_BYTES_MAX};
+use crate::conn::{Client, Conn, Parked};
 use crate::dispatch::{Command, Commands, ShardList};
 use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 use crate::job::{Job, JobId, Origin, State};
@@ -368,8 +368,7 @@ impl Worker {
     /// Ends the handling of a client that was taken out of the map.
     pub(crate) fn put_back(&mut self, mut client: Box<Client>) {
         let conn = &mut client.conn;
-        let paused = conn.backlog.len() > BACKLOG_BYTES_MAX || conn.unsent > UNSENT_BYTES_MAX;
-        conn.paused = paused;
+        conn.update_paused();
         if !conn.active && (!conn.output.is_empty() || conn.parked == Some(Parked::Closing)) {
             conn.active = true;
             self.active.push(conn.id);
@@ -381,7 +380,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let conn = &mut client.conn;
         conn.unsent = bytes;
-        conn.paused = conn.backlog.len() > BACKLOG_BYTES_MAX || bytes > UNSENT_BYTES_MAX;
+        conn.update_paused();
     }
 
     pub(crate) fn on_disconnected(&mut self, id: ConnId) {
@@ -713,6 +712,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let conn = &mut client.conn;
         conn.output.fill(slot, bytes);
+        conn.update_paused();
         if conn.parked == Some(Parked::Slot(slot)) {
             conn.parked = None;
             self.resumed.push(id);

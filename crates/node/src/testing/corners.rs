@@ -146,3 +146,19 @@ fn a_transaction_is_queued_up_to_a_bound() {
     node.check(client, "EXEC", "-EXECABORT Transaction discarded because of previous errors.|");
     node.check(client, "EXISTS k", ":0|");
 }
+
+#[test]
+fn a_client_is_not_read_while_other_workers_owe_it_much() {
+    let mut node = Node::new(2);
+    let client = node.client_at(0);
+    let set = format!("SET {} {}\r\n", node.key_at(1, "k"), "v".repeat(60_000));
+    let mut sent = 0;
+    while node.workers[0].wants_input(client) {
+        assert!(sent < 1_000, "nothing stops the client");
+        node.feed(client, set.as_bytes());
+        sent += 1;
+    }
+    node.settle();
+    assert!(node.workers[0].wants_input(client));
+    assert_eq!(node.text(client), "+OK|".repeat(sent));
+}

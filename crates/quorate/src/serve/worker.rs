@@ -24,6 +24,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 /// What one read takes from a socket at most.
 const READ_BYTES: usize = 64 << 10;
 
+/// How long a client that is being closed may take to read on before it is cut off.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Inputs taken from the inbox before the turn ends.
 const INPUTS_MAX: usize = 1024;
 
@@ -294,6 +297,7 @@ impl Shared {
                 biased;
                 ready = client.stream.ready(interest) => ready,
                 () = client.wake.notified() => continue,
+                () = tokio::time::sleep(CLOSE_PATIENCE), if client.closing.get() => break,
             };
             let Ok(ready) = ready else { break };
             if ready.is_writable() && unsent && !self.write(conn, &client) {
