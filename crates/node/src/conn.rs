@@ -43,6 +43,8 @@ pub(crate) struct Conn {
     pub(crate) parked: Option<Parked>,
     /// Bytes received while parked.
     pub(crate) backlog: Vec<u8>,
+    /// Nothing more will come: it is closed once all of it is answered.
+    pub(crate) ended: bool,
     /// The outside was told not to read.
     pub(crate) paused: bool,
     /// Bytes sent that the client has not taken.
@@ -126,6 +128,7 @@ impl Conn {
             active: false,
             parked: None,
             backlog: Vec::new(),
+            ended: false,
             paused: false,
             unsent: 0,
             multi: None,

@@ -197,6 +197,7 @@ impl Worker {
         match event {
             Event::Received { conn, bytes } => self.on_received(conn, bytes),
             Event::Connected { conn, peer, local } => self.on_connected(conn, peer, local),
+            Event::Ended { conn } => self.on_ended(conn),
             Event::Disconnected { conn } => self.on_disconnected(conn),
             Event::Backlog { conn, bytes } => self.on_backlog(conn, bytes),
             Event::Message { from, message } => self.on_message(from, *message),
@@ -363,6 +364,37 @@ impl Worker {
             }
         }
         self.put_back(client);
+        self.close_if_ended(id);
+    }
+
+    fn on_ended(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.conn.ended = true;
+        self.close_if_ended(id);
+    }
+
+    /// Closes a client that will send nothing more: once nothing of what it sent is left to
+    /// execute, or at once if it waits for what may never come.
+    pub(crate) fn close_if_ended(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.conn.ended) else {
+            return;
+        };
+        let conn = &mut client.conn;
+        let waits = match conn.parked {
+            None if conn.backlog.is_empty() && conn.held.is_none() => {
+                conn.parked = Some(Parked::Closing);
+                return self.activate(id);
+            }
+            Some(Parked::Job(job)) => {
+                self.jobs.get(&job).is_some_and(|job| job.state == State::Blocked)
+            }
+            Some(Parked::Slot(_)) => true,
+            None | Some(Parked::Paused | Parked::Closing) => false,
+        };
+        if waits {
+            self.effects.push(Effect::Close { conn: id });
+            self.on_disconnected(id);
+        }
     }
 
     /// Ends the handling of a client that was taken out of the map.

@@ -162,3 +162,39 @@ fn a_client_is_not_read_while_other_workers_owe_it_much() {
     assert!(node.workers[0].wants_input(client));
     assert_eq!(node.text(client), "+OK|".repeat(sent));
 }
+
+#[test]
+fn what_a_client_sent_before_it_closed_its_side_is_answered() {
+    let mut node = Node::new(2);
+    node.manual_sync = true;
+    let client = node.client_at(0);
+    let (a, b) = (node.key_at(0, "a"), node.key_at(1, "b"));
+    node.feed(client, format!("MSET {a} 1 {b} 1\r\nSET {b} 2\r\nGET {b}\r\nGE").as_bytes());
+    node.end(client);
+    node.settle();
+    assert!(!node.is_closed(client));
+    node.manual_sync = false;
+    node.settle();
+    assert_eq!(node.text(client), "+OK|+OK|$1|2|");
+    assert!(node.is_closed(client));
+}
+
+#[test]
+fn a_client_that_closed_its_side_does_not_wait_for_a_key() {
+    for (worker, keys) in [(0, "k"), (0, "k l m n o p q r"), (1, "k"), (1, "k l m n o p q r")] {
+        for ends_first in [false, true] {
+            let mut node = Node::new(2);
+            let client = node.client_at(worker);
+            node.feed(client, format!("MGET {keys}\r\nBLPOP {keys} 0\r\n").as_bytes());
+            if !ends_first {
+                node.settle();
+            }
+            node.end(client);
+            node.settle();
+            assert!(node.is_closed(client), "{worker} {keys}");
+            assert!(node.workers.iter().all(|w| w.jobs.is_empty() && w.stats.blocked == 0));
+            let other = node.client();
+            node.check(other, "RPUSH k v", ":1|");
+        }
+    }
+}
