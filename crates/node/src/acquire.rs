@@ -160,9 +160,13 @@ impl Worker {
             if let Work::Command { args: kept, .. } = &mut job.work {
                 *kept = args;
             }
-            let (shards, id) = (job.shards.clone(), job.id);
+            let (shards, id, origin) = (job.shards.clone(), job.id, job.origin);
             self.block(job, keys, &block);
-            return self.release_shards_of(&shards, id);
+            self.release_shards_of(&shards, id);
+            if let Origin::Local(conn) = origin {
+                self.close_if_ended(conn);
+            }
+            return;
         }
         self.unregister(&mut job);
         self.release_shards(&job);

@@ -15,6 +15,9 @@ pub(crate) const BACKLOG_BYTES_MAX: usize = 1 << 20;
 /// Output that a client does not take is kept up to this size; beyond it, reading pauses.
 pub(crate) const UNSENT_BYTES_MAX: usize = 8 << 20;
 
+/// Requests under way to other workers are as many bytes at most; beyond it, reading pauses.
+pub(crate) const OWED_BYTES_MAX: usize = 4 << 20;
+
 /// A subscriber with more unsent output than this is closed, as with Redis'
 /// `client-output-buffer-limit pubsub`.
 pub(crate) const SUBSCRIBER_BYTES_MAX: usize = 32 << 20;
@@ -40,6 +43,8 @@ pub(crate) struct Conn {
     pub(crate) parked: Option<Parked>,
     /// Bytes received while parked.
     pub(crate) backlog: Vec<u8>,
+    /// Nothing more will come: it is closed once all of it is answered.
+    pub(crate) ended: bool,
     /// The outside was told not to read.
     pub(crate) paused: bool,
     /// Bytes sent that the client has not taken.
@@ -97,6 +102,8 @@ pub(crate) enum ReplyMode {
 #[derive(Debug, Default)]
 pub(crate) struct Multi {
     pub(crate) queued: Vec<(Command, Args)>,
+    /// What was asked to be queued.
+    pub(crate) bytes: usize,
     /// A command could not be queued, so EXEC will refuse.
     pub(crate) aborted: bool,
 }
@@ -121,6 +128,7 @@ impl Conn {
             active: false,
             parked: None,
             backlog: Vec::new(),
+            ended: false,
             paused: false,
             unsent: 0,
             multi: None,
@@ -152,6 +160,13 @@ impl Conn {
     /// Replies with an error.
     pub(crate) fn error(&mut self, text: &str) {
         self.reply().error(text.as_bytes());
+    }
+
+    /// Notes whether the outside should read more from this client.
+    pub(crate) fn update_paused(&mut self) {
+        self.paused = self.backlog.len() > BACKLOG_BYTES_MAX
+            || self.unsent > UNSENT_BYTES_MAX
+            || self.output.owed_bytes() > OWED_BYTES_MAX;
     }
 
     /// How many channels, patterns and sharded channels it is subscribed to.

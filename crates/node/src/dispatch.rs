@@ -15,6 +15,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::ControlFlow;
 
+/// The reply to a command that a transaction cannot take any more.
+const TRANSACTION_TOO_LONG: &[u8] = b"ERR The transaction is too long: split it into smaller ones";
+
 /// The reply to commands that come too late.
 const STOPPING: &str = "ERR The node is shutting down: connect again in a moment";
 
@@ -208,8 +211,15 @@ impl Worker {
         if let Some(multi) = &mut conn.multi
             && !command.is(crate::session::UNQUEUED)
         {
-            multi.queued.push((command, Args::new(args)));
-            conn.reply().simple("QUEUED");
+            let args = Args::new(args);
+            multi.bytes += args.memory_bytes();
+            if multi.bytes > self.config.query_buffer_bytes_max {
+                multi.queued.clear();
+                self.refuse(conn, TRANSACTION_TOO_LONG);
+            } else {
+                multi.queued.push((command, args));
+                conn.reply().simple("QUEUED");
+            }
             return ControlFlow::Continue(());
         }
         match command {
@@ -327,14 +337,14 @@ impl Worker {
     }
 
     fn forward(&mut self, conn: &mut Conn, worker: WorkerId, command: Command, args: &[&[u8]]) {
-        let slot = conn.output.reserve();
+        let args = Args::new(args);
+        let slot = conn.output.reserve(args.memory_bytes());
         if !conn.forwarded.contains(&worker) {
             conn.forwarded.push(worker);
         }
         if command.is(flag::BLOCKING) {
             conn.parked = Some(Parked::Slot(slot));
         }
-        let args = Args::new(args);
         let forwarded = Forwarded { conn: conn.id, slot, args, proto: conn.proto };
         self.tell(worker, Message::Forward(forwarded));
     }

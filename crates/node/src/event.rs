@@ -40,6 +40,12 @@ pub enum Event<'a> {
         /// What it sent.
         bytes: &'a [u8],
     },
+    /// The client will send nothing more. What it has sent is still executed and answered, unless
+    /// it waits for a key to change; then it is closed.
+    Ended {
+        /// Who.
+        conn: ConnId,
+    },
     /// The client's socket closed.
     Disconnected {
         /// Who left.

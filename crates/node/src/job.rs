@@ -46,6 +46,11 @@ impl Args {
             .collect()
     }
 
+    /// About how many bytes of memory they take.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.bytes.len() + self.ends.len() * size_of::<usize>()
+    }
+
     /// How many bytes the arguments have together.
     pub fn len_bytes(&self) -> usize {
         self.bytes.len()

@@ -23,6 +23,8 @@ pub(crate) struct Output {
     /// What stands before the tail.
     queue: VecDeque<Chunk>,
     next_slot: u64,
+    /// Bytes of the requests that other workers have not answered.
+    owed_bytes: usize,
     /// What is written now may be dropped.
     muted: bool,
 }
@@ -44,12 +46,19 @@ struct Barrier {
 #[derive(Debug)]
 enum Chunk {
     Local(Segment),
-    Remote { slot: u64, reply: Option<Vec<u8>>, muted: bool },
+    Remote { slot: u64, request_bytes: usize, reply: Option<Vec<u8>>, muted: bool },
 }
 
 impl Output {
     pub(crate) fn new(owner: Owner) -> Self {
-        Self { owner, tail: Segment::default(), queue: VecDeque::new(), next_slot: 0, muted: false }
+        Self {
+            owner,
+            tail: Segment::default(),
+            queue: VecDeque::new(),
+            next_slot: 0,
+            owed_bytes: 0,
+            muted: false,
+        }
     }
 
     /// Where replies are appended.
@@ -103,21 +112,29 @@ impl Output {
         }
     }
 
-    /// Reserves the place of a reply that another worker will send; returns its number.
-    pub(crate) fn reserve(&mut self) -> u64 {
+    /// Reserves the place of a reply that another worker will send to a request of so many bytes;
+    /// returns its number.
+    pub(crate) fn reserve(&mut self, request_bytes: usize) -> u64 {
         self.push_tail();
         self.next_slot += 1;
+        self.owed_bytes += request_bytes;
         let (slot, muted) = (self.next_slot, self.muted);
-        self.queue.push_back(Chunk::Remote { slot, reply: None, muted });
+        self.queue.push_back(Chunk::Remote { slot, request_bytes, reply: None, muted });
         self.next_slot
+    }
+
+    /// Bytes of the requests whose replies other workers still owe.
+    pub(crate) fn owed_bytes(&self) -> usize {
+        self.owed_bytes
     }
 
     /// Fills a reserved place.
     pub(crate) fn fill(&mut self, slot: u64, bytes: Vec<u8>) {
         for chunk in &mut self.queue {
-            if let Chunk::Remote { slot: s, reply, muted } = chunk
+            if let Chunk::Remote { slot: s, request_bytes, reply, muted } = chunk
                 && *s == slot
             {
+                self.owed_bytes -= std::mem::take(request_bytes);
                 *reply = Some(if *muted { Vec::new() } else { bytes });
                 return;
             }
@@ -222,9 +239,9 @@ mod tests {
     fn a_reserved_place_holds_back_what_follows() {
         let mut output = Output::new(Owner::Conn(1));
         output.buffer().extend_from_slice(b"a");
-        let first = output.reserve();
+        let first = output.reserve(1);
         output.buffer().extend_from_slice(b"c");
-        let second = output.reserve();
+        let second = output.reserve(1);
         output.fill(second, b"d".to_vec());
         assert_eq!(output.take(|_| 0), b"a");
         output.fill(first, b"b".to_vec());

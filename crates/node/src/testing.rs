@@ -238,6 +238,12 @@ impl Node {
         assert_eq!(got, reply, "{line}");
     }
 
+    /// The client closes its side of the connection and still listens.
+    pub fn end(&mut self, conn: ConnId) {
+        let worker = self.worker_of(conn);
+        self.turn(worker, vec![Event::Ended { conn }]);
+    }
+
     /// The client leaves.
     pub fn disconnect(&mut self, conn: ConnId) {
         if let Some(client) = self.clients.remove(&conn) {

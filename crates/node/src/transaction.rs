@@ -105,6 +105,7 @@ fn exec(worker: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
 impl Worker {
     /// Executes what the client queued; all shards that it needs are here.
     pub(crate) fn execute_queued(&mut self, conn: &mut Conn, shards: &[ShardId]) {
+        self.bound_turn();
         for &shard in shards {
             self.touch(shard);
         }

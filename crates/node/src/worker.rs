@@ -5,7 +5,7 @@
 //! every reply that nothing holds back any more.
 
 use crate::config::Config;
-use crate::conn::{BACKLOG_BYTES_MAX, Client, Conn, Parked, UNSENT_BYTES_MAX};
+use crate::conn::{Client, Conn, Parked};
 use crate::dispatch::{Command, Commands, ShardList};
 use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 use crate::job::{Job, JobId, Origin, State};
@@ -15,7 +15,7 @@ use crate::pubsub::PubSub;
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::{Index, Millis, Prng, ShardId};
-use quorate_data::command::Block;
+use quorate_data::command::{Block, flag};
 use quorate_data::db::WARM_MAX;
 use quorate_data::effects::ReplayError;
 use quorate_data::place::Place;
@@ -31,6 +31,13 @@ const PIPELINE_BYTES_MIN: usize = 200;
 
 /// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// A turn whose commands changed so many bytes is proposed before the next command executes.
+const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+
+/// A transaction that changed so many bytes executes no further writes: all of it must fit one
+/// frame of the journal, whose bound leaves room for a last command of the longest kind.
+const TRANSACTION_BYTES_MAX: usize = if cfg!(test) { 8 << 20 } else { 512 << 20 };
 
 /// A worker. All of its time arrives with the events, all of its randomness from the seed.
 pub struct Worker {
@@ -73,6 +80,8 @@ pub struct Worker {
     turn_begun: bool,
     pub(crate) now: Time,
     touched: Vec<ShardId>,
+    /// Of effects that are not proposed yet.
+    turn_bytes: usize,
     pub(crate) active: Vec<ConnId>,
     /// What the pipeline at hand looks up.
     places: Vec<Place>,
@@ -159,6 +168,7 @@ impl Worker {
             turn_begun: false,
             now: Time::default(),
             touched: Vec::new(),
+            turn_bytes: 0,
             active: Vec::new(),
             places: Vec::new(),
             replying: Vec::new(),
@@ -187,6 +197,7 @@ impl Worker {
         match event {
             Event::Received { conn, bytes } => self.on_received(conn, bytes),
             Event::Connected { conn, peer, local } => self.on_connected(conn, peer, local),
+            Event::Ended { conn } => self.on_ended(conn),
             Event::Disconnected { conn } => self.on_disconnected(conn),
             Event::Backlog { conn, bytes } => self.on_backlog(conn, bytes),
             Event::Message { from, message } => self.on_message(from, *message),
@@ -353,13 +364,43 @@ impl Worker {
             }
         }
         self.put_back(client);
+        self.close_if_ended(id);
+    }
+
+    fn on_ended(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.conn.ended = true;
+        self.close_if_ended(id);
+    }
+
+    /// Closes a client that will send nothing more: once nothing of what it sent is left to
+    /// execute, or at once if it waits for what may never come.
+    pub(crate) fn close_if_ended(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.conn.ended) else {
+            return;
+        };
+        let conn = &mut client.conn;
+        let waits = match conn.parked {
+            None if conn.backlog.is_empty() && conn.held.is_none() => {
+                conn.parked = Some(Parked::Closing);
+                return self.activate(id);
+            }
+            Some(Parked::Job(job)) => {
+                self.jobs.get(&job).is_some_and(|job| job.state == State::Blocked)
+            }
+            Some(Parked::Slot(_)) => true,
+            None | Some(Parked::Paused | Parked::Closing) => false,
+        };
+        if waits {
+            self.effects.push(Effect::Close { conn: id });
+            self.on_disconnected(id);
+        }
     }
 
     /// Ends the handling of a client that was taken out of the map.
     pub(crate) fn put_back(&mut self, mut client: Box<Client>) {
         let conn = &mut client.conn;
-        let paused = conn.backlog.len() > BACKLOG_BYTES_MAX || conn.unsent > UNSENT_BYTES_MAX;
-        conn.paused = paused;
+        conn.update_paused();
         if !conn.active && (!conn.output.is_empty() || conn.parked == Some(Parked::Closing)) {
             conn.active = true;
             self.active.push(conn.id);
@@ -371,7 +412,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let conn = &mut client.conn;
         conn.unsent = bytes;
-        conn.paused = conn.backlog.len() > BACKLOG_BYTES_MAX || bytes > UNSENT_BYTES_MAX;
+        conn.update_paused();
     }
 
     pub(crate) fn on_disconnected(&mut self, id: ConnId) {
@@ -441,6 +482,13 @@ impl Worker {
         shards: &[ShardId],
         mode: Mode,
     ) -> Option<Block> {
+        if !mode.in_transaction {
+            self.bound_turn();
+        } else if self.turn_bytes >= TRANSACTION_BYTES_MAX && spec.flags & flag::WRITE != 0 {
+            Reply::new(output.buffer(), proto).error(TRANSACTION_TOO_LARGE);
+            self.stats.errors += 1;
+            return None;
+        }
         for &shard in shards {
             self.touch(shard);
         }
@@ -469,11 +517,21 @@ impl Worker {
         blocked
     }
 
+    /// Begins another turn if this one has changed so much that its frame would grow too long.
+    #[inline]
+    pub(crate) fn bound_turn(&mut self) {
+        if self.turn_bytes >= TURN_BYTES_MAX {
+            self.propose_touched();
+            self.turn += 1;
+        }
+    }
+
     /// Makes a reply wait for what the command changed in `shard`, or for what it read there.
     #[inline]
     fn hold_reply(&mut self, output: &mut Output, start: usize, shard: ShardId, before: usize) {
         let keyspace = self.db.get(shard).expect("it was just used");
         let changed = keyspace.batch().len() != before;
+        self.turn_bytes += keyspace.batch().len() - before;
         let slot = self.shards[shard as usize].as_mut().expect("it was just used");
         let index = if changed {
             if !slot.touched {
@@ -531,6 +589,7 @@ impl Worker {
         if self.touched.is_empty() {
             return;
         }
+        self.turn_bytes = 0;
         let touched = std::mem::take(&mut self.touched);
         let mut records = Vec::with_capacity(touched.len());
         let mut pending = Vec::new();
@@ -685,6 +744,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let conn = &mut client.conn;
         conn.output.fill(slot, bytes);
+        conn.update_paused();
         if conn.parked == Some(Parked::Slot(slot)) {
             conn.parked = None;
             self.resumed.push(id);
@@ -744,6 +804,9 @@ pub(crate) struct Mode {
     pub(crate) in_transaction: bool,
     pub(crate) retried: bool,
 }
+
+const TRANSACTION_TOO_LARGE: &[u8] =
+    b"ERR The transaction has changed too much already: split it into smaller ones";
 
 type SmallCounts = smallvec::SmallVec<[usize; 4]>;
 

@@ -16,6 +16,12 @@ pub(crate) const DEFAULT_SPACE_SHARDS: u32 = 16;
 /// The most shards of one space.
 const SHARDS_MAX: u32 = 16_384;
 
+/// The most shards of all spaces: what the journal keeps.
+const SHARDS_MAX_TOTAL: u64 = quorate_storage::journal::SHARDS_MAX as u64;
+
+/// The most workers; each has a thread and an event loop.
+const WORKERS_MAX: u16 = 1_024;
+
 /// Everything that can be set.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -151,6 +157,19 @@ impl Config {
                     ));
                 }
             }
+        }
+        let shards = self.spaces.iter().map(|space| u64::from(space.shards)).sum::<u64>();
+        let shards = shards + u64::from(DEFAULT_SPACE_SHARDS);
+        if shards > SHARDS_MAX_TOTAL {
+            return Err(format!(
+                "the spaces ask for {shards} shards together; {SHARDS_MAX_TOTAL} are possible"
+            ));
+        }
+        if self.workers > WORKERS_MAX {
+            return Err(format!(
+                "workers = {} is more than {WORKERS_MAX}; as many as there are cores are enough",
+                self.workers
+            ));
         }
         self.memory_bytes().map(|_| ())
     }

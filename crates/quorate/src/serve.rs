@@ -141,8 +141,19 @@ impl Fatal {
     }
 }
 
+/// Ends the process when any of its threads or tasks panics, in every build: a node that lacks a
+/// part must not go on to answer.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+}
+
 /// Serves until a signal asks to stop.
 pub(crate) fn serve(args: &ServeArgs) -> Result<(), ServeError> {
+    abort_on_panic();
     let config = Config::load(args).map_err(ServeError::Config)?;
     crate::logging::start(config.log_format, &config.log).map_err(ServeError::Config)?;
     let started = Instant::now();
@@ -257,6 +268,7 @@ impl Node {
             store: store_sender,
             fatal: Fatal,
             durable: found.durable,
+            held: VecDeque::new(),
         };
         node.others.push(spawn("journal".into(), move || thread.run())?);
         let (untidy_sender, untidy) = channel();
@@ -274,7 +286,6 @@ impl Node {
             inboxes,
             journal: journal_sender,
             fatal: Fatal,
-            waiting: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: untidy_sender,
@@ -369,8 +380,11 @@ impl Node {
             };
             match accepted {
                 Ok((stream, _)) if self.connected.load(Ordering::Relaxed) >= CLIENTS_MAX => {
-                    // A client that does not read it learns less, that is all.
-                    let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+                    // A client that does not read it learns less, that is all. A fresh socket takes
+                    // it at once, though the runtime does not know yet that it is writable.
+                    if let Ok(mut stream) = stream.into_std() {
+                        let _ = stream.write(b"-ERR max number of clients reached\r\n");
+                    }
                 }
                 Ok((stream, _)) => {
                     // A socket without it still works, only slower.

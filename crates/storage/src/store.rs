@@ -85,9 +85,6 @@ struct Shared {
     descriptors: Arc<DescriptorTable>,
 }
 
-/// Left free by persists and upkeep, bytes.
-const ROOM_RESERVE_BYTES: u64 = 16 << 20;
-
 /// All trees of a node.
 pub struct Store {
     dir: PathBuf,
@@ -139,15 +136,6 @@ impl Store {
         self.shard(shard).unpersisted_bytes()
     }
 
-    /// True if the disk has room to persist `shard` and for some upkeep. A persist or upkeep that
-    /// runs out of room fails as any other write does, so that the store stops: ask before.
-    pub fn has_room(&self, shard: ShardId) -> Result<bool, StoreError> {
-        let stat = rustix::fs::statvfs(&self.dir)
-            .map_err(|e| StoreError::io("ask for the free room of", &self.dir, e.into()))?;
-        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-        Ok(free_bytes >= ROOM_RESERVE_BYTES + 2 * self.unpersisted_bytes(shard))
-    }
-
     /// Makes everything written to `shard` durable and returns its mark. Without anything new this
     /// touches no file.
     pub fn persist(&self, shard: ShardId) -> Result<Mark, StoreError> {
@@ -171,6 +159,13 @@ impl Store {
     /// Bytes of table files, all shards together.
     pub fn disk_bytes(&self) -> u64 {
         self.stats().disk_bytes
+    }
+
+    /// Bytes of the disk that are free for this process.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let stat = rustix::fs::statvfs(&self.dir)
+            .map_err(|e| StoreError::io("ask the free bytes of", &self.dir, e.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// Figures for INFO.

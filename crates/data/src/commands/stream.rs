@@ -4,8 +4,8 @@
 use crate::command::{Ctx, FIRST, Keys, Spec, flag};
 use crate::error::Error;
 use crate::parse;
-use id::Id;
 pub(super) use group::SUBCOMMANDS as GROUP;
+use id::Id;
 pub(super) use info::SUBCOMMANDS as INFO;
 pub(crate) use store::portable;
 use store::{View, reply_entry};

@@ -102,3 +102,99 @@ fn a_cold_shard_is_evicted_though_it_changed_in_that_turn() {
     });
     assert!(evicted, "everything stays in memory");
 }
+
+#[test]
+fn a_turn_that_changes_much_becomes_several_frames() {
+    let mut node = Node::new(1);
+    node.manual_sync = true;
+    let client = node.client();
+    node.feed(client, b"SETRANGE a 2000000 x\r\nSETRANGE b 2000000 x\r\nSTRLEN a\r\n");
+    assert_eq!((node.unsynced(), node.text(client)), (2, String::new()));
+    node.sync();
+    assert_eq!(node.text(client), ":2000001|:2000001|:2000001|");
+}
+
+#[test]
+fn a_transaction_is_one_frame_and_ends_changing_when_it_is_too_long() {
+    let mut node = Node::new(1);
+    node.manual_sync = true;
+    let client = node.client();
+    let sets: String = (0..3).map(|n| format!("SETRANGE k{n} 5000000 x\r\n")).collect();
+    node.feed(
+        client,
+        format!("SETRANGE a 2000000 x\r\nMULTI\r\n{sets}GET z\r\nEXEC\r\n").as_bytes(),
+    );
+    assert_eq!(node.unsynced(), 2);
+    node.sync();
+    let reply = node.text(client);
+    let (_, reply) = reply.split_once("*4|").expect("the transaction executed");
+    assert!(reply.starts_with(":5000001|:5000001|-ERR The transaction"), "{reply}");
+    assert!(reply.ends_with("|$-1|"), "{reply}");
+}
+
+#[test]
+fn a_transaction_is_queued_up_to_a_bound() {
+    let config = Config::clone(&Node::new(1).config);
+    let mut node = Node::with_config(Config { query_buffer_bytes_max: 10_000, ..config });
+    let client = node.client();
+    node.check(client, "MULTI", "+OK|");
+    let set = format!("SET k {}", "v".repeat(4_000));
+    node.check(client, &set, "+QUEUED|");
+    node.check(client, &set, "+QUEUED|");
+    let refused = "-ERR The transaction is too long: split it into smaller ones|";
+    node.check(client, &set, refused);
+    node.check(client, "EXEC", "-EXECABORT Transaction discarded because of previous errors.|");
+    node.check(client, "EXISTS k", ":0|");
+}
+
+#[test]
+fn a_client_is_not_read_while_other_workers_owe_it_much() {
+    let mut node = Node::new(2);
+    let client = node.client_at(0);
+    let set = format!("SET {} {}\r\n", node.key_at(1, "k"), "v".repeat(60_000));
+    let mut sent = 0;
+    while node.workers[0].wants_input(client) {
+        assert!(sent < 1_000, "nothing stops the client");
+        node.feed(client, set.as_bytes());
+        sent += 1;
+    }
+    node.settle();
+    assert!(node.workers[0].wants_input(client));
+    assert_eq!(node.text(client), "+OK|".repeat(sent));
+}
+
+#[test]
+fn what_a_client_sent_before_it_closed_its_side_is_answered() {
+    let mut node = Node::new(2);
+    node.manual_sync = true;
+    let client = node.client_at(0);
+    let (a, b) = (node.key_at(0, "a"), node.key_at(1, "b"));
+    node.feed(client, format!("MSET {a} 1 {b} 1\r\nSET {b} 2\r\nGET {b}\r\nGE").as_bytes());
+    node.end(client);
+    node.settle();
+    assert!(!node.is_closed(client));
+    node.manual_sync = false;
+    node.settle();
+    assert_eq!(node.text(client), "+OK|+OK|$1|2|");
+    assert!(node.is_closed(client));
+}
+
+#[test]
+fn a_client_that_closed_its_side_does_not_wait_for_a_key() {
+    for (worker, keys) in [(0, "k"), (0, "k l m n o p q r"), (1, "k"), (1, "k l m n o p q r")] {
+        for ends_first in [false, true] {
+            let mut node = Node::new(2);
+            let client = node.client_at(worker);
+            node.feed(client, format!("MGET {keys}\r\nBLPOP {keys} 0\r\n").as_bytes());
+            if !ends_first {
+                node.settle();
+            }
+            node.end(client);
+            node.settle();
+            assert!(node.is_closed(client), "{worker} {keys}");
+            assert!(node.workers.iter().all(|w| w.jobs.is_empty() && w.stats.blocked == 0));
+            let other = node.client();
+            node.check(other, "RPUSH k v", ":1|");
+        }
+    }
+}

@@ -102,6 +102,10 @@ impl Identity {
         if identity.format != FORMAT {
             return Err(ServeError::Format { path, found: identity.format, known: FORMAT });
         }
+        if identity.spaces.is_empty() {
+            let reason = "it names no spaces".into();
+            return Err(ServeError::Identity { path, reason });
+        }
         identity.with_spaces_of(config, &path)
     }
 

@@ -9,7 +9,7 @@ use quorate_base::{Index, ShardId};
 use quorate_log::Record;
 use quorate_node::{Frame, home};
 use quorate_storage::journal::{FileDisk, Journal, JournalError};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ const IDLE_MARK: Duration = Duration::from_millis(50);
 
 /// The most bytes that one append takes from waiting frames, so that none waits too long.
 const APPEND_BYTES_MAX: usize = 8 << 20;
+
+/// How long to wait for room on the disk before looking again.
+const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// What must stay free of the disk for the store and for answering at all.
 const DISK_RESERVE_BYTES: u64 = 64 << 20;
@@ -50,6 +53,8 @@ pub(crate) struct JournalThread {
     pub(crate) store: Sender<crate::serve::store::Request>,
     pub(crate) fatal: Fatal,
     pub(crate) durable: HashMap<ShardId, Index>,
+    /// Taken from `requests` and not served yet; they come first.
+    pub(crate) held: VecDeque<Request>,
 }
 
 /// What is gathered for one append.
@@ -84,10 +89,13 @@ impl JournalThread {
                 None if full => Duration::from_secs(1),
                 None => Duration::from_secs(3600),
             };
-            let first = match self.requests.recv_timeout(wait) {
-                Ok(request) => Some(request),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => Some(Request::Close),
+            let first = match self.held.pop_front() {
+                Some(request) => Some(request),
+                None => match self.requests.recv_timeout(wait) {
+                    Ok(request) => Some(request),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => Some(Request::Close),
+                },
             };
             let Some(first) = first else {
                 if unsynced_since.take().is_some() {
@@ -103,7 +111,7 @@ impl JournalThread {
             let appended = !gathered.records.is_empty();
             if appended {
                 idle = false;
-                self.journal.append(&gathered.records, gathered.sync)?;
+                full = self.append(&gathered, full)?;
                 if gathered.sync {
                     unsynced_since = None;
                 } else {
@@ -137,6 +145,42 @@ impl JournalThread {
         }
     }
 
+    /// Appends what was gathered. If the disk has no room for it, waits until there is: commands
+    /// have executed already, and their clients wait for an answer as long as that takes.
+    fn append(&mut self, gathered: &Gathered, mut full: bool) -> Result<bool, JournalError> {
+        loop {
+            match self.journal.append(&gathered.records, gathered.sync) {
+                Err(JournalError::Full { needed_bytes }) => {
+                    if !full {
+                        tracing::error!(
+                            needed_bytes,
+                            "the disk is full: writes wait or are refused until there is room, \
+                             reads go on"
+                        );
+                        self.tell_full(true);
+                    }
+                    full = true;
+                }
+                done => return done.map(|()| full),
+            }
+            match self.requests.recv_timeout(FULL_RETRY) {
+                Ok(Request::Durable { shard, applied }) => {
+                    self.durable.insert(shard, applied);
+                    self.trim()?;
+                }
+                Ok(request) => self.held.push_back(request),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(FULL_RETRY),
+            }
+        }
+    }
+
+    fn tell_full(&self, full: bool) {
+        for worker in 0..self.inboxes.len() {
+            self.inboxes.send(worker, Input::DiskFull(full));
+        }
+    }
+
     /// Takes what waits, up to a bound.
     fn gather(&mut self, first: Request) -> Gathered {
         let mut gathered = Gathered::default();
@@ -144,7 +188,13 @@ impl JournalThread {
         while let Some(request) = next {
             match request {
                 Request::Append { worker, mut frame } => {
-                    gathered.bytes += frame.records.iter().map(bytes_of).sum::<usize>();
+                    let bytes = frame.records.iter().map(bytes_of).sum::<usize>();
+                    if !gathered.records.is_empty() && gathered.bytes + bytes > APPEND_BYTES_MAX {
+                        // One frame of a worker may be as long as the journal takes.
+                        self.held.push_front(Request::Append { worker, frame });
+                        break;
+                    }
+                    gathered.bytes += bytes;
                     gathered.sync |= frame.sync;
                     gathered.records.append(&mut frame.records);
                     gathered.tickets.push((worker, frame.ticket));
@@ -160,7 +210,7 @@ impl JournalThread {
             if gathered.bytes >= APPEND_BYTES_MAX || gathered.close {
                 break;
             }
-            next = self.requests.try_recv().ok();
+            next = self.held.pop_front().or_else(|| self.requests.try_recv().ok());
         }
         gathered
     }
@@ -194,9 +244,7 @@ impl JournalThread {
             } else {
                 tracing::info!("the disk has room again: writes are accepted");
             }
-            for worker in 0..workers {
-                self.inboxes.send(worker, Input::DiskFull(full));
-            }
+            self.tell_full(full);
         }
         Ok(full)
     }

@@ -1,6 +1,10 @@
 //! The thread that writes flushes to the store, and the one that tidies up behind it.
 //!
 //! Compactions take seconds where flushes take milliseconds, so they have a thread of their own.
+//!
+//! A write that fails for want of room would end the node, so neither thread begins what may not
+//! fit the disk. Nothing is lost by waiting: the journal keeps what is not persisted, and writes
+//! are refused once the disk is full.
 
 use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Fatal, journal};
@@ -8,7 +12,7 @@ use quorate_base::ShardId;
 use quorate_data::table::Flush;
 use quorate_node::home;
 use quorate_storage::store::{Store, StoreError};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -21,6 +25,13 @@ const PERSIST_BYTES_TOTAL: u64 = 64 << 20;
 
 /// Without flushes for this time, whatever is in memory only is persisted.
 const IDLE: Duration = Duration::from_millis(500);
+
+/// A shard is persisted only if the disk has half as much again free as is in memory only, and so
+/// many bytes more.
+const PERSIST_ROOM_BYTES: u64 = 8 << 20;
+
+/// Nothing is compacted while the disk has less free: the results come before their inputs go.
+const COMPACT_ROOM_BYTES: u64 = 128 << 20;
 
 /// What the thread is asked.
 pub(crate) enum Request {
@@ -40,9 +51,6 @@ pub(crate) struct StoreThread {
     pub(crate) inboxes: Inboxes,
     pub(crate) journal: Sender<journal::Request>,
     pub(crate) fatal: Fatal,
-    /// Flushes for which the disk had no room. A shard has one flush at a time, so that there are
-    /// few; the journal has what they hold, and a node that stops leaves them.
-    pub(crate) waiting: VecDeque<Flush>,
     /// Shards that the journal waits for.
     pub(crate) hurried: BTreeSet<ShardId>,
     /// Shards of which something is in memory only, and how many bytes.
@@ -64,8 +72,8 @@ impl TidyThread {
     pub(crate) fn run(self) {
         while let Ok(shard) = self.untidy.recv() {
             loop {
-                let room = self.store.has_room(shard);
-                match room.and_then(|room| Ok(room && self.store.maintain(shard)?)) {
+                let has_room = self.store.free_bytes().map(|free| free >= COMPACT_ROOM_BYTES);
+                match has_room.and_then(|has| Ok(has && self.store.maintain(shard)?)) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => self.fatal.stop(&format!("the store failed: {error}")),
@@ -87,12 +95,15 @@ impl StoreThread {
 
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
-            let idle = self.unpersisted.is_empty() && self.waiting.is_empty();
-            let wait = if idle { Duration::MAX } else { IDLE };
+            let wait = if self.unpersisted.is_empty() { Duration::MAX } else { IDLE };
             match self.requests.recv_timeout(wait) {
                 Ok(Request::Write(flush)) => self.write(flush)?,
                 Ok(Request::Hurry(shard)) => {
                     self.hurried.insert(shard);
+                    // A table that contains everything already is not flushed again.
+                    if self.store.unpersisted_bytes(shard) > 0 {
+                        self.persist(shard)?;
+                    }
                 }
                 Ok(Request::Tidied(shard)) => {
                     if self.store.unpersisted_bytes(shard) > 0 {
@@ -107,11 +118,11 @@ impl StoreThread {
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some(flush) = self.waiting.pop_front() {
-                        self.write(flush)?;
-                    }
-                    if let Some(&shard) = self.unpersisted.keys().next() {
-                        self.persist(shard)?;
+                    let shards: Vec<ShardId> = self.unpersisted.keys().copied().collect();
+                    for shard in shards {
+                        if self.persist(shard)? {
+                            break;
+                        }
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -121,12 +132,6 @@ impl StoreThread {
 
     fn write(&mut self, flush: Flush) -> Result<(), StoreError> {
         let (shard, mark) = (flush.shard, flush.mark);
-        if !self.store.has_room(shard)? {
-            self.waiting.push_back(flush);
-            // An error means that the journal has failed, which ends the process by itself.
-            let _ = self.journal.send(journal::Request::LookAfterRoom);
-            return Ok(());
-        }
         self.store.write(flush)?;
         self.inboxes.send(home(shard, self.inboxes.len()), Input::Flushed(shard, mark));
         let bytes = self.store.unpersisted_bytes(shard);
@@ -145,12 +150,12 @@ impl StoreThread {
     }
 
     /// Makes a shard durable. The journal goes first: a table must not keep what a crash takes
-    /// from the other shards of the same transaction.
-    ///
-    /// False if the disk has no room for it. Nothing is lost, since the journal keeps what no
-    /// table has; and there is not much more to come, since writes are refused on a full disk.
+    /// from the other shards of the same transaction. False if the disk has no room for it.
     fn persist(&mut self, shard: ShardId) -> Result<bool, StoreError> {
-        if !self.store.has_room(shard)? {
+        let bytes = self.store.unpersisted_bytes(shard);
+        if self.store.free_bytes()? < bytes + bytes / 2 + PERSIST_ROOM_BYTES {
+            self.unpersisted.insert(shard, bytes);
+            let _ = self.journal.send(journal::Request::LookAfterRoom);
             return Ok(false);
         }
         self.unpersisted.remove(&shard);

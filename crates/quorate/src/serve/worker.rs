@@ -24,6 +24,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 /// What one read takes from a socket at most.
 const READ_BYTES: usize = 64 << 10;
 
+/// How long a client that is being closed may take to read on before it is cut off.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Inputs taken from the inbox before the turn ends.
 const INPUTS_MAX: usize = 1024;
 
@@ -68,6 +71,8 @@ struct Client {
     stream: TcpStream,
     unsent: RefCell<Vec<u8>>,
     closing: Cell<bool>,
+    /// It will send nothing more, and may still read.
+    ended: Cell<bool>,
     /// Wakes its task: to write, to read again, or to end.
     wake: Notify,
 }
@@ -262,6 +267,7 @@ impl Shared {
             stream,
             unsent: RefCell::default(),
             closing: Cell::new(false),
+            ended: Cell::new(false),
             wake: Notify::new(),
         });
         self.clients.borrow_mut().insert(conn, Rc::clone(&client));
@@ -277,7 +283,8 @@ impl Shared {
             if client.closing.get() && !unsent {
                 break;
             }
-            let wants_input = !client.closing.get() && self.worker.borrow().wants_input(conn);
+            let deaf = client.closing.get() || client.ended.get();
+            let wants_input = !deaf && self.worker.borrow().wants_input(conn);
             let interest = match (wants_input, unsent) {
                 (true, true) => Interest::READABLE | Interest::WRITABLE,
                 (true, false) => Interest::READABLE,
@@ -294,6 +301,7 @@ impl Shared {
                 biased;
                 ready = client.stream.ready(interest) => ready,
                 () = client.wake.notified() => continue,
+                () = tokio::time::sleep(CLOSE_PATIENCE), if client.closing.get() => break,
             };
             let Ok(ready) = ready else { break };
             if ready.is_writable() && unsent && !self.write(conn, &client) {
@@ -312,7 +320,11 @@ impl Shared {
     fn read(&self, conn: ConnId, client: &Client) -> bool {
         let mut buffer = self.buffer.borrow_mut();
         match client.stream.try_read(&mut buffer) {
-            Ok(0) => false,
+            Ok(0) => {
+                client.ended.set(true);
+                self.step(Event::Ended { conn });
+                true
+            }
             Ok(len) => {
                 self.step(Event::Received { conn, bytes: &buffer[..len] });
                 true

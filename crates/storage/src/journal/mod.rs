@@ -78,8 +78,8 @@ use std::sync::Arc;
 pub const STATE_BYTES_MAX: usize = 4096;
 /// The most records of one append.
 pub const RECORDS_MAX: usize = 1024 * 1024;
-/// The longest frame, in bytes.
-pub const FRAME_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// The longest frame, in bytes; below the 4 GiB that a frame's header can state.
+pub const FRAME_BYTES_MAX: usize = 3 * 1024 * 1024 * 1024;
 /// The shortest segment, in bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 4 * BLOCK_BYTES as u64;
 /// The longest segment: a start frame and another frame of the longest kind, in bytes.
