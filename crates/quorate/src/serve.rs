@@ -286,6 +286,7 @@ impl Node {
             inboxes,
             journal: journal_sender,
             fatal: Fatal,
+            waiting: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: untidy_sender,

@@ -12,7 +12,7 @@ use quorate_base::ShardId;
 use quorate_data::table::Flush;
 use quorate_node::home;
 use quorate_storage::store::{Store, StoreError};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -51,6 +51,9 @@ pub(crate) struct StoreThread {
     pub(crate) inboxes: Inboxes,
     pub(crate) journal: Sender<journal::Request>,
     pub(crate) fatal: Fatal,
+    /// Flushes for which the disk had no room. A shard has one flush at a time, so that there are
+    /// few; the journal has what they hold, and a node that stops leaves them.
+    pub(crate) waiting: VecDeque<Flush>,
     /// Shards that the journal waits for.
     pub(crate) hurried: BTreeSet<ShardId>,
     /// Shards of which something is in memory only, and how many bytes.
@@ -95,7 +98,8 @@ impl StoreThread {
 
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
-            let wait = if self.unpersisted.is_empty() { Duration::MAX } else { IDLE };
+            let idle = self.unpersisted.is_empty() && self.waiting.is_empty();
+            let wait = if idle { Duration::MAX } else { IDLE };
             match self.requests.recv_timeout(wait) {
                 Ok(Request::Write(flush)) => self.write(flush)?,
                 Ok(Request::Hurry(shard)) => {
@@ -118,6 +122,9 @@ impl StoreThread {
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) => {
+                    if let Some(flush) = self.waiting.pop_front() {
+                        self.write(flush)?;
+                    }
                     let shards: Vec<ShardId> = self.unpersisted.keys().copied().collect();
                     for shard in shards {
                         if self.persist(shard)? {
@@ -132,6 +139,13 @@ impl StoreThread {
 
     fn write(&mut self, flush: Flush) -> Result<(), StoreError> {
         let (shard, mark) = (flush.shard, flush.mark);
+        // The first write to a shard creates its tree.
+        if self.store.free_bytes()? < PERSIST_ROOM_BYTES {
+            self.waiting.push_back(flush);
+            // An error means that the journal has failed, which ends the process by itself.
+            let _ = self.journal.send(journal::Request::LookAfterRoom);
+            return Ok(());
+        }
         self.store.write(flush)?;
         self.inboxes.send(home(shard, self.inboxes.len()), Input::Flushed(shard, mark));
         let bytes = self.store.unpersisted_bytes(shard);
