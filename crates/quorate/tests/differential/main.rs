@@ -234,7 +234,7 @@ impl Pair {
     /// The rule for a reply of Redis; keeps track of what is queued.
     fn rule(&mut self, words: &Words, theirs: Option<&Value>) -> Rule {
         let is = |name: &str| words[0].eq_ignore_ascii_case(name.as_bytes());
-        if is("MULTI") {
+        if is("MULTI") && theirs.is_some_and(|reply| reply.bytes() == b"OK") {
             self.queued.get_or_insert_default();
         } else if is("EXEC") {
             return self.queued.take().map_or(Rule::Exact, Rule::Transaction);
