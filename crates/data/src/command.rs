@@ -6,6 +6,7 @@
 
 use crate::db::Db;
 use crate::error::Error;
+use crate::parse;
 use crate::settings::Settings;
 use quorate_base::{Millis, Prng};
 use quorate_resp::Reply;
@@ -203,6 +204,42 @@ impl Spec {
     pub fn is(&self, flags: u32) -> bool {
         self.flags & flags == flags
     }
+
+    /// Refuses a subcommand that does not exist, or has another number of arguments. Executing
+    /// the command does the same; a transaction wants to know earlier.
+    pub fn check_subcommand(&self, args: &[&[u8]]) -> Result<(), Error> {
+        let containers = crate::commands::CONTAINERS;
+        match containers.iter().find(|(command, _)| *command == self.name) {
+            Some((command, table)) if args.len() > 1 => {
+                subcommand(command, table, args).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Subcommands with their arities, which count the command and the subcommand.
+pub(crate) type Subcommands = &'static [(&'static str, i32)];
+
+/// The subcommand that `args` name, as in the table, or Redis' error.
+pub(crate) fn subcommand(
+    command: &str,
+    table: Subcommands,
+    args: &[&[u8]],
+) -> Result<&'static str, Error> {
+    const SHOWN_BYTES_MAX: usize = 128;
+    let Some(&(name, arity)) = table.iter().find(|(name, _)| parse::is_word(args[1], name)) else {
+        return Err(Error::owned(format!(
+            "ERR unknown subcommand '{}'. Try {} HELP.",
+            String::from_utf8_lossy(&args[1][..args[1].len().min(SHOWN_BYTES_MAX)]),
+            command.to_uppercase()
+        )));
+    };
+    let least = arity.unsigned_abs() as usize;
+    if args.len() < least || arity > 0 && args.len() > least {
+        return Err(Error::WrongArity(format!("{command}|{name}")));
+    }
+    Ok(name)
 }
 
 /// Every command of the data layer, by family.

@@ -11,7 +11,7 @@
 //! stream   'e' │ id 16 B BE                     → fields and values; groups: see stream.rs
 //! ```
 
-use crate::command::Spec;
+use crate::command::{Spec, Subcommands};
 
 mod bitmap;
 mod dump;
@@ -45,4 +45,12 @@ pub(crate) const FAMILIES: &[(&str, &[Spec])] = &[
     ("hyperloglog", hyperloglog::COMMANDS),
     ("geo", geo::COMMANDS),
     ("stream", stream::COMMANDS),
+];
+
+/// Commands whose first argument names a subcommand.
+pub(crate) const CONTAINERS: &[(&str, Subcommands)] = &[
+    ("memory", generic::MEMORY),
+    ("object", generic::OBJECT),
+    ("xgroup", stream::GROUP),
+    ("xinfo", stream::INFO),
 ];

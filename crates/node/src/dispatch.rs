@@ -201,6 +201,13 @@ impl Worker {
                 return ControlFlow::Break(());
             }
         }
+        if conn.multi.is_some()
+            && let Command::Data(spec) = command
+            && let Err(error) = spec.check_subcommand(args)
+        {
+            self.refuse(conn, error.to_string().as_bytes());
+            return ControlFlow::Continue(());
+        }
         if let Some(multi) = &mut conn.multi
             && !command.is(crate::session::UNQUEUED)
         {

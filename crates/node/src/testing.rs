@@ -481,6 +481,22 @@ mod tests {
     }
 
     #[test]
+    fn a_subcommand_that_does_not_exist_spoils_a_transaction() {
+        let mut node = Node::new(2);
+        let client = node.client();
+        for (command, error) in [
+            ("OBJECT NOSUCH a", "-ERR unknown subcommand 'NOSUCH'. Try OBJECT HELP.|"),
+            ("XINFO GROUPS", "-ERR wrong number of arguments for 'xinfo|groups' command|"),
+            ("MEMORY USAGE", "-ERR wrong number of arguments for 'memory|usage' command|"),
+        ] {
+            node.check(client, "MULTI", "+OK|");
+            node.check(client, command, error);
+            let aborted = "-EXECABORT Transaction discarded because of previous errors.|";
+            node.check(client, "EXEC", aborted);
+        }
+    }
+
+    #[test]
     fn a_pipeline_keeps_its_order_however_messages_arrive() {
         for seed in 0..50 {
             let mut node = Node::new(4);

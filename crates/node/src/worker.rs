@@ -252,13 +252,13 @@ impl Worker {
 
     /// True while a shutdown has been carried out here: nothing is left to flush, to persist or to
     /// give back. Other workers may still need something of this one, so all of them go on until
-    /// all of them are stopped at once.
+    /// all of them are stopped at once. A full disk takes no flushes: the journal has it all.
     pub fn is_stopped(&self) -> bool {
         self.stopping
             && self.in_flight.is_empty()
             && self.returning.is_empty()
             && self.jobs.values().all(|job| job.state == State::Blocked)
-            && self.is_flushed()
+            && (self.disk_full || self.is_flushed())
     }
 
     fn begin_turn(&mut self, now: Time) {

@@ -1,6 +1,6 @@
 //! Keys whatever their type: deleting, renaming, copying, walking, and what they are.
 
-use crate::command::{Ctx, EVERY, FIRST, FIRST_TWO, Keys, Spec, flag};
+use crate::command::{Ctx, EVERY, FIRST, FIRST_TWO, Keys, Spec, Subcommands, flag, subcommand};
 use crate::entry::{Entry, Kind};
 use crate::error::Error;
 use crate::keyspace::seconds;
@@ -212,11 +212,15 @@ fn flush(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     Ok(())
 }
 
+/// The subcommands of OBJECT.
+pub(super) const OBJECT: Subcommands =
+    &[("encoding", 3), ("freq", 3), ("help", 2), ("idletime", 3), ("refcount", 3)];
+
 fn object(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    let name = args[1].to_ascii_lowercase();
-    match (name.as_slice(), args.len()) {
-        (b"help", 2) => help(ctx, "OBJECT", OBJECT_HELP),
-        (b"encoding" | b"freq" | b"idletime" | b"refcount", 3) => {
+    let name = subcommand("object", OBJECT, args)?.as_bytes();
+    match name {
+        b"help" => help(ctx, "OBJECT", OBJECT_HELP),
+        b"encoding" | b"freq" | b"idletime" | b"refcount" => {
             let now = seconds(ctx.now);
             let Some(entry) = ctx.db.entry_untouched(args[2])? else {
                 ctx.reply.null();
@@ -235,10 +239,7 @@ fn object(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
                 }
             }
         }
-        (b"help" | b"encoding" | b"freq" | b"idletime" | b"refcount", _) => {
-            return Err(sub_arity("object", &name));
-        }
-        _ => return Err(unknown_sub("OBJECT", args[1])),
+        _ => unreachable!("the table has no other subcommands"),
     }
     Ok(())
 }
@@ -277,11 +278,13 @@ fn encoding(entry: &Entry) -> &'static str {
     }
 }
 
+/// The subcommands of MEMORY.
+pub(super) const MEMORY: Subcommands = &[("help", 2), ("usage", -3)];
+
 fn memory(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    let name = args[1].to_ascii_lowercase();
-    match (name.as_slice(), args.len()) {
-        (b"help", 2) => help(ctx, "MEMORY", MEMORY_HELP),
-        (b"usage", 3..) => {
+    match subcommand("memory", MEMORY, args)? {
+        "help" => help(ctx, "MEMORY", MEMORY_HELP),
+        "usage" => {
             let mut options = &args[3..];
             while let [word, samples, rest @ ..] = options {
                 if !parse::is_word(word, "samples") {
@@ -303,8 +306,7 @@ fn memory(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
                 None => ctx.reply.null(),
             }
         }
-        (b"help" | b"usage", _) => return Err(sub_arity("memory", &name)),
-        _ => return Err(unknown_sub("MEMORY", args[1])),
+        _ => unreachable!("the table has no other subcommands"),
     }
     Ok(())
 }
@@ -321,15 +323,6 @@ fn help(ctx: &mut Ctx<'_>, command: &str, lines: &[&str]) {
     lines.iter().for_each(|line| ctx.reply.simple(line));
     ctx.reply.simple("HELP");
     ctx.reply.simple("    Print this help.");
-}
-
-fn sub_arity(command: &str, sub: &[u8]) -> Error {
-    Error::WrongArity(format!("{command}|{}", String::from_utf8_lossy(sub)))
-}
-
-fn unknown_sub(command: &str, sub: &[u8]) -> Error {
-    let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]).into_owned();
-    Error::owned(format!("ERR unknown subcommand '{sub}'. Try {command} HELP."))
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 use crate::command::{Ctx, FIRST, Keys, Spec, flag};
 use crate::error::Error;
 use crate::parse;
+pub(super) use group::SUBCOMMANDS as GROUP;
 use id::Id;
+pub(super) use info::SUBCOMMANDS as INFO;
 pub(crate) use store::portable;
 use store::{View, reply_entry};
 
@@ -97,27 +99,6 @@ fn reply_interval(
         entries().take(limit).for_each(|(id, e)| reply_entry(&mut ctx.reply, id, e));
     }
     Ok(())
-}
-
-/// Finds the subcommand `args[1]` among names and arities, and checks its arity.
-fn subcommand_arity(
-    command: &str,
-    subcommands: &[(&'static str, i32)],
-    args: &[&[u8]],
-) -> Result<&'static str, Error> {
-    let Some(&(name, arity)) = subcommands.iter().find(|(name, _)| parse::is_word(args[1], name))
-    else {
-        return Err(Error::owned(format!(
-            "ERR unknown subcommand '{}'. Try {} HELP.",
-            String::from_utf8_lossy(args[1]),
-            command.to_uppercase()
-        )));
-    };
-    let least = arity.unsigned_abs() as usize;
-    if args.len() < least || arity > 0 && args.len() > least {
-        return Err(Error::WrongArity(format!("{command}|{name}")));
-    }
-    Ok(name)
 }
 
 /// The error for options that a subcommand does not have.

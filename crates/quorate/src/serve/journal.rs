@@ -37,6 +37,8 @@ pub(crate) enum Request {
     Append { worker: WorkerId, frame: Frame },
     /// The table of a shard contains these entries for good.
     Durable { shard: ShardId, applied: Index },
+    /// Something found no room: tell the workers at once if the disk is full.
+    LookAfterRoom,
     /// Make everything durable, then answer.
     Sync { done: Sender<()> },
     /// Make everything durable and end.
@@ -64,6 +66,7 @@ struct Gathered {
     tickets: Vec<(WorkerId, u64)>,
     syncs: Vec<Sender<()>>,
     trim: bool,
+    look: bool,
     close: bool,
 }
 
@@ -136,7 +139,7 @@ impl JournalThread {
             if gathered.trim {
                 self.trim()?;
             }
-            if self.journal.wants_prepare() || gathered.trim {
+            if self.journal.wants_prepare() || gathered.trim || gathered.look {
                 full = self.look_after_room(full)?;
             }
         }
@@ -200,6 +203,7 @@ impl JournalThread {
                     self.durable.insert(shard, applied);
                     gathered.trim = true;
                 }
+                Request::LookAfterRoom => gathered.look = true,
                 Request::Sync { done } => gathered.syncs.push(done),
                 Request::Close => gathered.close = true,
             }

@@ -155,6 +155,7 @@ impl StoreThread {
         let bytes = self.store.unpersisted_bytes(shard);
         if self.store.free_bytes()? < bytes + bytes / 2 + PERSIST_ROOM_BYTES {
             self.unpersisted.insert(shard, bytes);
+            let _ = self.journal.send(journal::Request::LookAfterRoom);
             return Ok(false);
         }
         self.unpersisted.remove(&shard);

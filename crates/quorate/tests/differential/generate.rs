@@ -75,7 +75,7 @@ impl Generator {
     }
 
     fn transaction(&mut self, out: &mut Vec<Words>) {
-        if self.percent(20) {
+        if self.percent(20) && self.may_watch() {
             out.push(vec![b"WATCH".to_vec(), self.word("k")]);
         }
         out.push(vec![b"MULTI".to_vec()]);
@@ -96,10 +96,18 @@ impl Generator {
         };
         let mut words = Words::new();
         self.expand(shape, &mut words);
+        if words[0] == b"WATCH" && !self.may_watch() {
+            words = vec![b"UNWATCH".to_vec()];
+        }
         if !whole && self.percent(self.distort_percent) {
             self.distort(&mut words);
         }
         words
+    }
+
+    /// Redis does not count XGROUP and its like as changes; here they are, as WATCH permits.
+    fn may_watch(&self) -> bool {
+        self.families.iter().all(|(name, _)| *name != "stream groups")
     }
 
     /// Makes the command wrong in one place.

@@ -70,8 +70,8 @@ const GENERIC: &[&str] = &[
 ];
 
 const EXPIRE: &[&str] = &[
-    "EXPIRE {k} {far} [NX|XX|GT|LT]*",
-    "PEXPIRE {k} {farms} [NX|XX|GT|LT]*",
+    "EXPIRE {k} {far} [NX|XX]*",
+    "PEXPIRE {k} {farms} [NX|XX]*",
     "EXPIREAT {k} {at} [NX|XX|GT|LT]*",
     "PEXPIREAT {k} {atms} [NX|XX|GT|LT]*",
     "EXPIRE {k} (0|-1|-9223372036854775808|9223372036854775807|9223372036854775)",
@@ -243,23 +243,26 @@ const ZSET: &[&str] = &[
 
 const ZSET_RANGES: &[&str] = &[
     "ZADD {k} ({score} {m})+",
-    "ZADD {k} (0 {m})+",
+    "!ZADD {lexk} (0 {m})+",
+    "!ZADD {lexk} (0 {m})+",
+    "!SET {lexk} {v}",
+    "!DEL {lexk}",
     "ZCOUNT {k} {bound} {bound}",
-    "ZLEXCOUNT {k} {lex} {lex}",
+    "!ZLEXCOUNT {lexk} {lex} {lex}",
     "ZRANGE {k} {i} {i} [REV|WITHSCORES|LIMIT {i} {i}]*",
     "ZRANGE {k} {bound} {bound} BYSCORE [REV|WITHSCORES|LIMIT {i} {i}]*",
-    "ZRANGE {k} {lex} {lex} BYLEX [REV|WITHSCORES|LIMIT {i} {i}]*",
+    "!ZRANGE {lexk} {lex} {lex} BYLEX [REV|WITHSCORES|LIMIT {i} {i}]*",
     "ZRANGESTORE {k} {k} {i} {i} [REV|LIMIT {i} {i}]*",
     "ZRANGESTORE {k} {k} {bound} {bound} BYSCORE [REV|LIMIT {i} {i}]*",
-    "ZRANGESTORE {k} {k} {lex} {lex} BYLEX [REV|LIMIT {i} {i}]*",
+    "!ZRANGESTORE {lexk} {lexk} {lex} {lex} BYLEX [REV|LIMIT {i} {i}]*",
     "ZREVRANGE {k} {i} {i} [WITHSCORES]",
     "ZRANGEBYSCORE {k} {bound} {bound} [WITHSCORES|LIMIT {i} {i}]*",
     "ZREVRANGEBYSCORE {k} {bound} {bound} [WITHSCORES|LIMIT {i} {i}]*",
-    "ZRANGEBYLEX {k} {lex} {lex} [LIMIT {i} {i}]",
-    "ZREVRANGEBYLEX {k} {lex} {lex} [LIMIT {i} {i}]",
+    "!ZRANGEBYLEX {lexk} {lex} {lex} [LIMIT {i} {i}]",
+    "!ZREVRANGEBYLEX {lexk} {lex} {lex} [LIMIT {i} {i}]",
     "ZREMRANGEBYRANK {k} {i} {i}",
     "ZREMRANGEBYSCORE {k} {bound} {bound}",
-    "ZREMRANGEBYLEX {k} {lex} {lex}",
+    "!ZREMRANGEBYLEX {lexk} {lex} {lex}",
 ];
 
 const GEO: &[&str] = &[
@@ -348,6 +351,8 @@ const CONNECTION: &[&str] = &[
 pub(crate) fn alphabet(name: &str) -> &'static [&'static str] {
     match name {
         "k" => &["k1", "k2", "k3", "k4", "k5", "{k1}6"],
+        // All scores are 0 here: ranges by member mean something only among equal scores.
+        "lexk" => &["lex1", "lex2"],
         "v" => &[
             "",
             "a",
@@ -396,7 +401,7 @@ pub(crate) fn alphabet(name: &str) -> &'static [&'static str] {
         ],
         "score" => &[
             "0", "1", "2", "3", "-1", "2.5", "0.25", "-3.75", "1e3", "inf", "-inf", "+inf", "nan",
-            "abc", "-0", "1", "2", "3", "4",
+            "abc", "1", "2", "3", "4",
         ],
         "bound" => &[
             "-inf", "+inf", "(1", "1", "2", "3", "(3", "2.5", "(2.5", "-1", "(-inf", "(inf", "abc",

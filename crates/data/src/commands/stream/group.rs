@@ -3,8 +3,8 @@
 use super::add::parse_ids;
 use super::id::Id;
 use super::store::{Editor, View};
-use super::{help, subcommand_arity, subcommand_syntax};
-use crate::command::Ctx;
+use super::{help, subcommand_syntax};
+use crate::command::{Ctx, Subcommands, subcommand};
 use crate::db::Db;
 use crate::error::Error;
 use crate::parse;
@@ -27,7 +27,7 @@ const HELP: &[&str] = &[
 ];
 
 /// The subcommands with their arities.
-const SUBCOMMANDS: &[(&str, i32)] = &[
+pub(in crate::commands) const SUBCOMMANDS: Subcommands = &[
     ("create", -5),
     ("setid", -5),
     ("destroy", 4),
@@ -38,7 +38,7 @@ const SUBCOMMANDS: &[(&str, i32)] = &[
 
 /// XGROUP CREATE|SETID|DESTROY|CREATECONSUMER|DELCONSUMER|HELP …
 pub(super) fn xgroup(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    let name = subcommand_arity("xgroup", SUBCOMMANDS, args)?;
+    let name = subcommand("xgroup", SUBCOMMANDS, args)?;
     match name {
         "create" => create(ctx, args),
         "setid" => set_id(ctx, args),

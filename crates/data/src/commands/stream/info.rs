@@ -4,8 +4,8 @@ use super::group::no_group_for_key;
 use super::id::Id;
 use super::progress::Progress;
 use super::store::{Group, View, reply_entry};
-use super::{help, subcommand_arity, subcommand_syntax};
-use crate::command::Ctx;
+use super::{help, subcommand_syntax};
+use crate::command::{Ctx, Subcommands, subcommand};
 use crate::error::Error;
 use crate::parse;
 use crate::settings::Settings;
@@ -20,14 +20,15 @@ const HELP: &[&str] = &[
     "    Show information about the stream.",
 ];
 
-const SUBCOMMANDS: &[(&str, i32)] = &[("stream", -3), ("groups", 3), ("consumers", 4), ("help", 2)];
+pub(in crate::commands) const SUBCOMMANDS: Subcommands =
+    &[("stream", -3), ("groups", 3), ("consumers", 4), ("help", 2)];
 
 /// How many entries `XINFO STREAM key FULL` shows of each kind.
 const FULL_COUNT: usize = 10;
 
 /// XINFO STREAM|GROUPS|CONSUMERS|HELP …
 pub(super) fn xinfo(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
-    let name = subcommand_arity("xinfo", SUBCOMMANDS, args)?;
+    let name = subcommand("xinfo", SUBCOMMANDS, args)?;
     if name == "help" {
         help(ctx, "XINFO", HELP);
         return Ok(());

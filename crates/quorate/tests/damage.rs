@@ -1,0 +1,155 @@
+//! A journal that was damaged while the node was down.
+//!
+//! What a crash can do is cut off, and said. What it cannot do is refused, with the place, and
+//! nothing is changed: the damaged file may still be repaired.
+//!
+//! The tests know this much of the layout: a frame starts at a multiple of 4096 bytes with
+//! `QUOJNL`; its sequence number is at 24, the mark (everything up to there was durable) at 32,
+//! the length of its body at 48, the body at 80.
+
+mod common;
+
+use common::node::run_to_end;
+use common::{Node, free_address};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const BLOCK_BYTES: usize = 4096;
+const BODY_AT: usize = 80;
+const KEYS: u64 = 50;
+
+/// A frame as the tests see it.
+#[derive(Clone, Debug)]
+struct Frame {
+    path: PathBuf,
+    offset: u64,
+    sequence: u64,
+    mark: u64,
+    body_bytes: u64,
+}
+
+fn frames(data: &Path) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for entry in std::fs::read_dir(data.join("journal")).expect("a node has a journal") {
+        let path = entry.expect("a readable directory").path();
+        let bytes = std::fs::read(&path).expect("a segment");
+        for (n, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+            if !block.starts_with(b"QUOJNL") {
+                continue;
+            }
+            let u64_at =
+                |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().expect("eight bytes"));
+            frames.push(Frame {
+                path: path.clone(),
+                offset: (n * BLOCK_BYTES) as u64,
+                sequence: u64_at(24),
+                mark: u64_at(32),
+                body_bytes: u64_at(48) & 0xffff_ffff,
+            });
+        }
+    }
+    frames.sort_by_key(|f| f.sequence);
+    assert!(frames.len() as u64 >= KEYS, "every acknowledged write has a frame: {frames:?}");
+    frames
+}
+
+/// A directory whose journal holds [`KEYS`] keys, each in a frame of its own.
+fn written() -> TempDir {
+    let data = TempDir::new().expect("a temporary directory");
+    let mut node = Node::start(data.path(), &["--workers", "2"]);
+    let mut client = node.client();
+    for n in 0..KEYS {
+        assert_eq!(client.call(&["SET", &format!("k{n}"), &n.to_string()]).bytes(), b"OK");
+    }
+    node.kill();
+    data
+}
+
+fn flip(frame: &Frame, at: u64) {
+    let file = File::options().read(true).write(true).open(&frame.path).expect("a segment");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, frame.offset + at).expect("it is inside");
+    byte[0] ^= 0x10;
+    file.write_all_at(&byte, frame.offset + at).expect("a file of ours");
+}
+
+/// Makes the last frame with data the last frame of all, as if the ones behind it had not been
+/// written yet, and returns it.
+fn cut_behind_data(data: &Path) -> Frame {
+    let all = frames(data);
+    let last = all.iter().rfind(|f| f.body_bytes > 0).expect("there is data").clone();
+    for frame in all.iter().filter(|f| f.sequence > last.sequence) {
+        let file = File::options().write(true).open(&frame.path).expect("a segment");
+        file.write_all_at(&[0; BLOCK_BYTES], frame.offset).expect("a file of ours");
+    }
+    assert!(last.mark < last.sequence, "a frame does not prove itself");
+    last
+}
+
+/// Starts the node; all keys but the last `missing` must be there.
+fn assert_there(data: &Path, missing: u64) -> Node {
+    let node = Node::start(data, &["--workers", "2"]);
+    let mut client = node.client();
+    for n in 0..KEYS {
+        let got = client.call(&["GET", &format!("k{n}")]);
+        if n < KEYS - missing {
+            assert_eq!(got.bytes(), n.to_string().as_bytes(), "k{n}");
+        } else {
+            assert!(got.is_null(), "k{n} was in the frame that was damaged: {got:?}");
+        }
+    }
+    assert_eq!(client.line("SET after 1").bytes(), b"OK");
+    node
+}
+
+#[test]
+fn a_torn_last_frame_is_cut_and_said() {
+    for torn_at in [BODY_AT as u64 + 1, 72] {
+        let data = written();
+        let last = cut_behind_data(data.path());
+        flip(&last, torn_at);
+        let node = assert_there(data.path(), 1);
+        // A frame whose header is torn as well cannot be told from one never written.
+        if torn_at >= BODY_AT as u64 {
+            let log = node.stderr();
+            assert!(log.contains("torn write"), "{log}");
+        }
+        // What was cut stays cut, and what came after stays.
+        let node = node.restart();
+        assert_eq!(node.client().line("GET after").bytes(), b"1");
+        assert!(!node.stderr().contains("torn write"), "{}", node.stderr());
+    }
+}
+
+#[test]
+fn a_last_frame_that_is_too_short_is_cut() {
+    let data = written();
+    let last = cut_behind_data(data.path());
+    let file = File::options().write(true).open(&last.path).expect("a segment");
+    file.set_len(last.offset + BODY_AT as u64 + 3).expect("a file of ours");
+    assert_there(data.path(), 1);
+}
+
+#[test]
+fn damage_to_synced_data_is_refused_with_its_place_and_changes_nothing() {
+    let data = written();
+    let all = frames(data.path());
+    let with_data: Vec<&Frame> = all.iter().filter(|f| f.body_bytes > 8).collect();
+    let middle = with_data[with_data.len() / 2];
+    for at in [BODY_AT as u64 + 2, 20] {
+        flip(middle, at);
+        let before = std::fs::read(&middle.path).expect("a segment");
+        let exit = run_to_end(free_address(), data.path(), &["--workers", "2"]);
+        assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+        let place = format!("{} at byte {}", middle.path.display(), middle.offset);
+        for word in ["is damaged", &place, "Nothing was changed", "backup"] {
+            assert!(exit.stderr.contains(word), "'{word}' is missing: {exit:?}");
+        }
+        assert!(exit.stdout.is_empty(), "it looks as if it had started: {exit:?}");
+        assert!(before == std::fs::read(&middle.path).expect("a segment"), "it was changed");
+        flip(middle, at);
+    }
+    assert_there(data.path(), 0);
+}
