@@ -6,7 +6,7 @@
 //! published after a confirmation was read reaches that subscriber.
 
 use crate::conn::Conn;
-use crate::event::{ConnId, WorkerId};
+use crate::event::{ConnId, Effect, WorkerId};
 use crate::message::Message;
 use crate::session::{CONTAINER, FOR_SUBSCRIBERS, SessionSpec, Sub, run_sub};
 use crate::worker::Worker;
@@ -273,11 +273,12 @@ impl Worker {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             let conn = &mut client.conn;
             if conn.unsent + conn.output.len() > crate::conn::SUBSCRIBER_BYTES_MAX {
-                conn.parked = Some(crate::conn::Parked::Closing);
+                self.effects.push(Effect::Close { conn: id });
+                self.on_disconnected(id);
             } else {
                 push_message(conn, sharded, pattern.as_deref(), channel, payload);
+                self.activate(id);
             }
-            self.activate(id);
         }
     }
 }

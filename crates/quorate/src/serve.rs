@@ -55,6 +55,10 @@ const SEGMENTS_PREPARED: usize = 16;
 /// How long accepting pauses after it failed, usually for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// A silent client's machine is asked for a sign of life after this time, as with Redis'
+/// `tcp-keepalive`; one that is gone would keep its place for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(300);
+
 /// File descriptors beside those of clients: the store's, the journal's, and some to spare.
 const OTHER_FILES: u64 = 1024;
 
@@ -164,6 +168,17 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     let node = Node::start(&config, &dir, started)?;
     announce(&config, &dir, &node, started);
     node.wait(listener)
+}
+
+/// Has the system look for clients that vanished without a word.
+fn keep_alive(stream: &tokio::net::TcpStream) -> rustix::io::Result<()> {
+    use rustix::net::sockopt::{
+        set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+    };
+    set_tcp_keepidle(stream, KEEP_ALIVE)?;
+    set_tcp_keepintvl(stream, KEEP_ALIVE / 3)?;
+    set_tcp_keepcnt(stream, 3)?;
+    set_socket_keepalive(stream, true)
 }
 
 /// The running threads.
@@ -390,6 +405,7 @@ impl Node {
                 Ok((stream, _)) => {
                     // A socket without it still works, only slower.
                     let _ = stream.set_nodelay(true);
+                    let _ = keep_alive(&stream);
                     if let Ok(stream) = stream.into_std() {
                         self.connected.fetch_add(1, Ordering::Relaxed);
                         self.inboxes.send(next, Input::Connection(stream));

@@ -198,3 +198,16 @@ fn a_client_that_closed_its_side_does_not_wait_for_a_key() {
         }
     }
 }
+
+#[test]
+fn a_subscriber_that_does_not_read_is_closed_whatever_it_waits_for() {
+    let mut node = Node::new(2);
+    let (subscriber, publisher) = (node.client_at(0), node.client_at(1));
+    node.feed(subscriber, b"HELLO 3\r\nSUBSCRIBE c\r\nBLPOP k 0\r\n");
+    node.settle();
+    node.turn(0, vec![Event::Backlog { conn: subscriber, bytes: 64 << 20 }]);
+    node.check(publisher, "PUBLISH c m", ":1|");
+    assert!(node.is_closed(subscriber));
+    assert!(node.workers.iter().all(|worker| worker.jobs.is_empty()));
+    node.check(publisher, "PUBLISH c m", ":0|");
+}

@@ -256,3 +256,43 @@ fn bytes_of(record: &Record) -> usize {
         quorate_log::Body::State(state) => state.len(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_log::{Body, Entry};
+    use quorate_storage::journal::Options;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn an_append_gathers_frames_up_to_a_bound_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::open(dir.path(), false).unwrap();
+        let (journal, _) = Journal::open(disk, Options::default()).unwrap();
+        let (sender, requests) = channel();
+        let mut thread = JournalThread {
+            journal,
+            requests,
+            inboxes: Inboxes::new(1).0,
+            store: channel().0,
+            fatal: Fatal,
+            durable: HashMap::new(),
+            held: VecDeque::new(),
+        };
+        for (ticket, bytes) in [(1, 1 << 20), (2, 1 << 20), (3, 20 << 20), (4, 1), (5, 1)] {
+            let entry = Entry { term: 1, index: ticket, payload: Arc::new(vec![0; bytes]) };
+            let records = vec![Record { shard: 0, body: Body::Entry(entry) }];
+            let frame = Frame { ticket, records, sync: true };
+            sender.send(Request::Append { worker: 0, frame }).unwrap();
+        }
+        let mut gather = || {
+            let first = thread.held.pop_front().or_else(|| thread.requests.try_recv().ok());
+            let tickets = thread.gather(first.unwrap()).tickets;
+            tickets.into_iter().map(|(_, ticket)| ticket).collect::<Vec<_>>()
+        };
+        assert_eq!(gather(), [1, 2]);
+        assert_eq!(gather(), [3]);
+        assert_eq!(gather(), [4, 5]);
+    }
+}

@@ -185,3 +185,47 @@ impl StoreThread {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_data::table::{Mark, TableOp};
+    use quorate_storage::store::StoreOptions;
+
+    #[test]
+    fn a_shard_that_was_flushed_before_the_journal_waits_for_it_is_persisted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), StoreOptions::default()).unwrap());
+        let (sender, requests) = channel();
+        let (journal, journal_requests) = channel();
+        let mut thread = StoreThread {
+            store,
+            requests,
+            inboxes: Inboxes::new(1).0,
+            journal,
+            fatal: Fatal,
+            hurried: BTreeSet::new(),
+            unpersisted: BTreeMap::new(),
+            untidy: channel().0,
+        };
+        let mark = Mark { applied: 7, term: 1, keys: 1 };
+        let ops = vec![TableOp::Put(b"k".to_vec(), b"v".to_vec())];
+        sender.send(Request::Write(Flush { shard: 0, mark, clear: false, ops })).unwrap();
+        sender.send(Request::Hurry(0)).unwrap();
+        drop(sender);
+        let journal = std::thread::spawn(move || {
+            let mut durable = Vec::new();
+            for request in journal_requests {
+                match request {
+                    journal::Request::Sync { done } => done.send(()).unwrap(),
+                    journal::Request::Durable { shard, applied } => durable.push((shard, applied)),
+                    _ => {}
+                }
+            }
+            durable
+        });
+        thread.serve().unwrap();
+        drop(thread);
+        assert_eq!(journal.join().unwrap(), [(0, 7)]);
+    }
+}
