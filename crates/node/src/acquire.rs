@@ -318,7 +318,7 @@ impl Worker {
 
     /// A client of another worker left: its commands that still wait are dropped.
     pub(crate) fn on_gone(&mut self, from: WorkerId, gone: ConnId) {
-        let mut theirs: Vec<JobId> = self
+        let theirs: Vec<JobId> = self
             .jobs
             .values()
             .filter(|job| {
@@ -327,7 +327,6 @@ impl Worker {
             })
             .map(|job| job.id)
             .collect();
-        theirs.sort_unstable();
         for job in theirs {
             self.cancel(job);
         }

@@ -23,7 +23,7 @@ use quorate_data::settings::Settings;
 use quorate_data::{Ctx, Db, Keyspace, Spec};
 use quorate_log::{Log, Outputs, Record};
 use quorate_resp::{Proto, Reply, look_ahead};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Input of at least so many bytes may be a pipeline worth looking ahead in.
@@ -56,7 +56,7 @@ pub struct Worker {
     /// The last known commit index of each shard.
     pub(crate) commits: Vec<Index>,
     pub(crate) clients: HashMap<ConnId, Box<Client>>,
-    pub(crate) jobs: HashMap<JobId, Job>,
+    pub(crate) jobs: BTreeMap<JobId, Job>,
     next_job: JobId,
     /// Jobs to go on with.
     pub(crate) runnable: VecDeque<JobId>,
@@ -151,7 +151,7 @@ impl Worker {
             commits: vec![0; count],
             shards,
             clients: HashMap::new(),
-            jobs: HashMap::new(),
+            jobs: BTreeMap::new(),
             next_job: 0,
             runnable: VecDeque::new(),
             resumed: Vec::new(),
