@@ -15,6 +15,8 @@ pub(crate) enum Rule {
     Unordered(usize),
     /// A cursor, then elements in groups of so many, in any order.
     Scan(usize),
+    /// `Scan` of pairs, and then `Doubles`.
+    ScanDoubles,
     /// Only types and lengths: a random choice.
     Shape,
     /// Numbers may differ by so much: they were read off clocks.
@@ -59,7 +61,8 @@ pub(crate) fn rule(words: &Words) -> Rule {
             Rule::Unordered(1)
         }
         "SCAN" | "SSCAN" => Rule::Scan(1),
-        "HSCAN" | "ZSCAN" => Rule::Scan(2),
+        "HSCAN" => Rule::Scan(2),
+        "ZSCAN" => Rule::ScanDoubles,
         "HRANDFIELD" | "SRANDMEMBER" | "ZRANDMEMBER" | "RANDOMKEY" => Rule::Shape,
         // Equal deadlines are near: EXPIRE counts from the moment at which a server executes it.
         "TTL" | "EXPIRETIME" => Rule::Near(CLOCK_S),
@@ -102,6 +105,10 @@ pub(crate) fn equal(rule: &Rule, ours: &Value, theirs: &Value) -> bool {
             }
             _ => false,
         },
+        Rule::ScanDoubles => {
+            let scanned = |value: &Value| canonical(&Rule::Scan(2), value.clone());
+            equal(&Rule::Doubles, &scanned(ours), &scanned(theirs))
+        }
         Rule::Stricter => ours.is_error() && theirs.items().is_empty(),
         Rule::Doubles => match (ours, theirs) {
             (Value::Many(a, Some(ours)), Value::Many(b, Some(theirs))) => {
@@ -155,6 +162,7 @@ fn canonical(rule: &Rule, value: Value) -> Value {
         },
         Rule::Exact
         | Rule::Near(_)
+        | Rule::ScanDoubles
         | Rule::Stricter
         | Rule::Reworded
         | Rule::Doubles
