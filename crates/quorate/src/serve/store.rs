@@ -204,6 +204,7 @@ mod tests {
             inboxes: Inboxes::new(1).0,
             journal,
             fatal: Fatal,
+            waiting: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: channel().0,
