@@ -82,6 +82,7 @@ const UNORDERED: &[(&str, &str, &str)] = &[
     ("session/answers.rs", "clients", "lines are sorted by client, the rest are sums"),
     ("session/client.rs", "clients", "the ids found are sorted before anything is closed"),
     ("session/client.rs", "jobs", "a client has one blocked command at most"),
+    ("worker.rs", "jobs", "whether all of them are of one kind does not depend on their order"),
 ];
 
 /// Everything below `dir` that `rules` forbid, as `FILE:LINE: what`.
