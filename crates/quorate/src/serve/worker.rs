@@ -10,14 +10,18 @@ use crate::serve::{Clock, Fatal, WorkerId, journal, store};
 use quorate_node::{ConnId, Effect, Event, Worker};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io::ErrorKind;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -68,7 +72,7 @@ struct Shared {
 
 /// A client's socket and what it has not taken yet.
 struct Client {
-    stream: TcpStream,
+    writer: OwnedWriteHalf,
     unsent: RefCell<Vec<u8>>,
     closing: Cell<bool>,
     /// It will send nothing more, and may still read.
@@ -187,7 +191,7 @@ impl Shared {
             drop(unsent);
             return self.step(Event::Backlog { conn, bytes });
         }
-        let sent = match client.stream.try_write(&bytes) {
+        let sent = match client.writer.try_write(&bytes) {
             Ok(sent) => sent,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             // Reading will fail as well, and ends the client.
@@ -263,8 +267,9 @@ impl Shared {
         };
         let conn = self.outlets.last_conn.fetch_add(1, Ordering::Relaxed) + 1;
         let (peer, local) = (address(stream.peer_addr()), address(stream.local_addr()));
+        let (reader, writer) = stream.into_split();
         let client = Rc::new(Client {
-            stream,
+            writer,
             unsent: RefCell::default(),
             closing: Cell::new(false),
             ended: Cell::new(false),
@@ -272,12 +277,17 @@ impl Shared {
         });
         self.clients.borrow_mut().insert(conn, Rc::clone(&client));
         self.step(Event::Connected { conn, peer, local });
-        tokio::task::spawn_local(Rc::clone(self).serve_client(conn, client));
+        tokio::task::spawn_local(Rc::clone(self).serve_client(conn, client, reader));
     }
 
     /// A client's task: reads while the worker wants input, writes what the socket did not take
     /// at once.
-    async fn serve_client(self: Rc<Self>, conn: ConnId, client: Rc<Client>) {
+    async fn serve_client(
+        self: Rc<Self>,
+        conn: ConnId,
+        client: Rc<Client>,
+        mut reader: OwnedReadHalf,
+    ) {
         loop {
             let unsent = !client.unsent.borrow().is_empty();
             if client.closing.get() && !unsent {
@@ -285,29 +295,24 @@ impl Shared {
             }
             let deaf = client.closing.get() || client.ended.get();
             let wants_input = !deaf && self.worker.borrow().wants_input(conn);
-            let interest = match (wants_input, unsent) {
-                (true, true) => Interest::READABLE | Interest::WRITABLE,
-                (true, false) => Interest::READABLE,
-                (false, true) => Interest::WRITABLE,
-                (false, false) => {
-                    tokio::select! {
-                        () = client.wake.notified() => {}
-                        () = self.unsaturated.notified() => {}
+            let reading = poll_fn(|context| self.poll_read(context, &mut reader, conn, &client));
+            let alive = if client.closing.get() {
+                tokio::select! {
+                    ready = client.writer.writable() => ready.is_ok() && self.write(conn, &client),
+                    () = tokio::time::sleep(CLOSE_PATIENCE) => false,
+                }
+            } else {
+                tokio::select! {
+                    biased;
+                    alive = reading, if wants_input => alive,
+                    ready = client.writer.writable(), if unsent => {
+                        ready.is_ok() && self.write(conn, &client)
                     }
-                    continue;
+                    () = client.wake.notified() => true,
+                    () = self.unsaturated.notified(), if !wants_input => true,
                 }
             };
-            let ready = tokio::select! {
-                biased;
-                ready = client.stream.ready(interest) => ready,
-                () = client.wake.notified() => continue,
-                () = tokio::time::sleep(CLOSE_PATIENCE), if client.closing.get() => break,
-            };
-            let Ok(ready) = ready else { break };
-            if ready.is_writable() && unsent && !self.write(conn, &client) {
-                break;
-            }
-            if ready.is_readable() && wants_input && !self.read(conn, &client) {
+            if !alive {
                 break;
             }
         }
@@ -316,27 +321,32 @@ impl Shared {
         self.step(Event::Disconnected { conn });
     }
 
-    /// Reads once; false when the client is gone.
-    fn read(&self, conn: ConnId, client: &Client) -> bool {
+    /// Reads once, as soon as there is something; false when the client is gone.
+    fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        reader: &mut OwnedReadHalf,
+        conn: ConnId,
+        client: &Client,
+    ) -> Poll<bool> {
         let mut buffer = self.buffer.borrow_mut();
-        match client.stream.try_read(&mut buffer) {
-            Ok(0) => {
-                client.ended.set(true);
-                self.step(Event::Ended { conn });
-                true
-            }
-            Ok(len) => {
-                self.step(Event::Received { conn, bytes: &buffer[..len] });
-                true
-            }
-            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        let mut read = ReadBuf::new(&mut buffer);
+        if std::task::ready!(Pin::new(reader).poll_read(context, &mut read)).is_err() {
+            return Poll::Ready(false);
         }
+        if read.filled().is_empty() {
+            client.ended.set(true);
+            self.step(Event::Ended { conn });
+        } else {
+            self.step(Event::Received { conn, bytes: read.filled() });
+        }
+        Poll::Ready(true)
     }
 
     /// Writes once; false when the client is gone.
     fn write(&self, conn: ConnId, client: &Client) -> bool {
         let mut unsent = client.unsent.borrow_mut();
-        match client.stream.try_write(&unsent) {
+        match client.writer.try_write(&unsent) {
             Ok(len) => {
                 unsent.drain(..len);
                 if unsent.is_empty() {
