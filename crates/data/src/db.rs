@@ -21,6 +21,8 @@ pub struct Db {
     shards: Vec<Option<Box<Keyspace>>>,
     /// What the cursors of walks over collections mean.
     pub(crate) cursors: Cursors,
+    /// The key that was routed last, and where it lives: executing asks for it again.
+    routed: (SmallVec<[u8; 32]>, Place),
 }
 
 /// A whole value apart from any key, to move it between keys and shards.
@@ -45,7 +47,8 @@ impl Db {
     /// Without any shard yet.
     pub fn new(map: SpaceMap) -> Self {
         let shards = (0..map.shards()).map(|_| None).collect();
-        Self { map, shards, cursors: Cursors::default() }
+        let routed = (SmallVec::new(), map.place(b""));
+        Self { map, shards, cursors: Cursors::default(), routed }
     }
 
     /// The map from keys to shards.
@@ -103,9 +106,22 @@ impl Db {
         std::hint::black_box(touched);
     }
 
+    /// Where `key` lives, for a command that is about to execute on it.
+    #[inline]
+    pub fn route(&mut self, key: &[u8]) -> Place {
+        let place = self.map.place(key);
+        if key.len() <= self.routed.0.inline_size() {
+            self.routed.0.clear();
+            self.routed.0.extend_from_slice(key);
+            self.routed.1 = place;
+        }
+        place
+    }
+
     #[inline]
     fn at(&mut self, key: &[u8]) -> (u64, &mut Keyspace) {
-        let Place { shard, hash } = self.map.place(key);
+        let known = self.routed.0.as_slice() == key;
+        let Place { shard, hash } = if known { self.routed.1 } else { self.map.place(key) };
         (hash, self.shard(shard))
     }
 

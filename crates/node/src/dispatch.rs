@@ -315,9 +315,9 @@ impl Worker {
 
     /// Appends the shards that hold the command's keys, ascending, each once.
     #[inline]
-    pub(crate) fn shards_of(&self, spec: &Spec, args: &[&[u8]], out: &mut ShardList) {
+    pub(crate) fn shards_of(&mut self, spec: &Spec, args: &[&[u8]], out: &mut ShardList) {
         if let Keys::Range { first: 1, last: 1, .. } = spec.keys {
-            out.push(self.db.map().place(args[1]).shard);
+            out.push(self.db.route(args[1]).shard);
             return;
         }
         let mut positions = KeyPositions::new();

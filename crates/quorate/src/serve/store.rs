@@ -18,10 +18,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// A shard is persisted when so many of its bytes are in memory only.
-const PERSIST_BYTES: u64 = 16 << 20;
+const PERSIST_BYTES: u64 = 8 << 20;
 
 /// The shard with the most such bytes is persisted when all shards together have so many.
-const PERSIST_BYTES_TOTAL: u64 = 64 << 20;
+const PERSIST_BYTES_TOTAL: u64 = 32 << 20;
 
 /// Without flushes for this time, whatever is in memory only is persisted.
 const IDLE: Duration = Duration::from_millis(500);

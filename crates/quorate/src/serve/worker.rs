@@ -7,7 +7,7 @@
 
 use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Clock, Fatal, WorkerId, journal, store};
-use quorate_node::{ConnId, Effect, Event, Worker};
+use quorate_node::{ConnId, Effect, Event, Time, Worker};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -56,6 +56,8 @@ struct Shared {
     id: WorkerId,
     worker: RefCell<Worker>,
     clock: Clock,
+    /// The time of the turn under way.
+    now: Cell<Option<Time>>,
     outlets: Outlets,
     clients: RefCell<HashMap<ConnId, Rc<Client>>>,
     effects: RefCell<Vec<Effect>>,
@@ -93,6 +95,7 @@ pub(crate) async fn run(
         id,
         worker: RefCell::new(worker),
         clock,
+        now: Cell::new(None),
         outlets,
         clients: RefCell::default(),
         effects: RefCell::default(),
@@ -112,7 +115,9 @@ pub(crate) async fn run(
 impl Shared {
     /// Steps the worker; the turn ends later, in the tail.
     fn step(&self, event: Event<'_>) {
-        let now = self.clock.now();
+        // The turn's first reading is its time.
+        let now = self.now.get().unwrap_or_else(|| self.clock.now());
+        self.now.set(Some(now));
         self.worker.borrow_mut().step(now, event, &mut self.effects.borrow_mut());
         self.turn.notify_one();
     }
@@ -121,6 +126,7 @@ impl Shared {
     async fn end_turns(&self) {
         loop {
             self.turn.notified().await;
+            self.now.set(None);
             let mut effects = self.effects.take();
             let (saturated, deadline, stopped) = {
                 let mut worker = self.worker.borrow_mut();
