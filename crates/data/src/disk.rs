@@ -19,7 +19,7 @@ use crate::table::{Flush, Mark, TableError, TableOp};
 use quorate_base::codec::Reader;
 use quorate_base::{Index, Millis, Term};
 
-const RECORD: u8 = 0;
+pub(crate) const RECORD: u8 = 0;
 const ELEMENT: u8 = 1;
 
 /// A flush under way: what it still has to look at, and what it has written.
@@ -194,7 +194,7 @@ impl Keyspace {
 
     /// Loads about `limit` more pairs of the table into memory; true when all are loaded.
     pub fn load_some(&mut self, limit: usize) -> Result<bool, TableError> {
-        let Some(from) = self.load_from.take() else { return Ok(true) };
+        let Some(from) = self.load_from.clone() else { return Ok(true) };
         let mut strings = Vec::new();
         let mut colls = Vec::new();
         let mut next = None;
@@ -367,7 +367,7 @@ fn element_key(place: u64, generation: u64, sub: &[u8]) -> Vec<u8> {
     out
 }
 
-fn split_key(key: &[u8]) -> Option<(u64, u8, &[u8])> {
+pub(crate) fn split_key(key: &[u8]) -> Option<(u64, u8, &[u8])> {
     let (place, rest) = key.split_first_chunk::<8>()?;
     let (tag, name) = rest.split_first()?;
     let place = u64::from_be_bytes(*place);
@@ -379,6 +379,13 @@ fn decode_head(record: &[u8]) -> Option<(Kind, Option<Millis>)> {
     let mut reader = Reader::new(record);
     let (kind, flags, _version) = (Kind::from_tag(reader.u8()?)?, reader.u8()?, reader.u64()?);
     Some((kind, if flags & EXPIRES != 0 { Some(reader.u64()?) } else { None }))
+}
+
+/// The expiry in a record's value.
+pub(crate) fn decode_expiry(record: &[u8]) -> Option<Millis> {
+    let mut reader = Reader::new(record);
+    let (_kind, flags, _version) = (reader.u8()?, reader.u8()?, reader.u64()?);
+    if flags & EXPIRES != 0 { reader.u64() } else { None }
 }
 
 fn decode_record(key: &[u8], record: &[u8]) -> Option<Entry> {

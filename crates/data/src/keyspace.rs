@@ -53,6 +53,8 @@ pub struct Keyspace {
     pub(crate) durable: Mark,
     /// Where loading the table into memory goes on.
     pub(crate) load_from: Option<Vec<u8>>,
+    /// Where looking for expired keys in the table goes on; empty: at the beginning.
+    pub(crate) sweep_from: Vec<u8>,
     pub(crate) entry_bytes: usize,
     interest: Interest,
     deletions: Box<[u64; DELETION_CELLS]>,
@@ -93,6 +95,7 @@ impl Keyspace {
             flushing: None,
             durable,
             load_from: (!resident).then(Vec::new),
+            sweep_from: Vec::new(),
             entry_bytes: 0,
             interest: Interest::default(),
             deletions: Box::new([0; DELETION_CELLS]),
@@ -211,7 +214,7 @@ impl Keyspace {
 
     /// Removes `key` if it has expired.
     #[inline]
-    fn purge(&mut self, place: u64, key: &[u8]) {
+    pub(crate) fn purge(&mut self, place: u64, key: &[u8]) {
         let now = self.recorder.now();
         let dead = match self.index.get(place, key) {
             Some(e) if !e.is_tomb() && !e.is_live(now) => generation(e),

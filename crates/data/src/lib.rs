@@ -21,6 +21,7 @@ pub mod place;
 pub(crate) mod scan;
 pub mod settings;
 pub mod sorted;
+mod sweep;
 pub mod table;
 pub mod testing;
 

@@ -30,6 +30,9 @@ struct Item {
 
 #[derive(Clone, Debug, Default)]
 struct Chunk {
+    /// Greater than all items of the chunk before, and not greater than those of this one (but in
+    /// the first chunk, where nothing depends on it): finding need not look into the chunks.
+    head: Sub,
     items: VecDeque<Item>,
     dirty: bool,
 }
@@ -259,16 +262,30 @@ impl Sorted {
 
     fn insert_chunk(&mut self, at: usize, items: VecDeque<Item>) {
         let dirty = items.iter().any(|item| item.dirty);
-        self.chunks.insert(at, Chunk { items, dirty });
+        if at == 0
+            && let Some(first) = self.chunks.front_mut()
+        {
+            first.head.clone_from(&first.items[0].sub);
+        }
+        self.chunks.insert(at, Chunk { head: items[0].sub.clone(), items, dirty });
         let chunks = &self.chunks;
         self.counts.inserted(at, chunks.len(), |at| chunks[at].items.len());
     }
 
     /// `Ok` with the place of `sub`, or `Err` with the place where it belongs.
     fn find(&self, sub: &[u8]) -> Result<At, At> {
-        // The last chunk whose first item is not greater than `sub`.
-        let after = self.chunks.partition_point(|c| c.items[0].sub.as_slice() <= sub);
-        let Some(chunk) = after.checked_sub(1) else { return Err(At { chunk: 0, item: 0 }) };
+        let (Some(first), Some(last)) = (self.chunks.front(), self.chunks.back()) else {
+            return Err(At { chunk: 0, item: 0 });
+        };
+        // Lists and streams grow at their ends.
+        if last.items[last.items.len() - 1].sub.as_slice() < sub {
+            return Err(At { chunk: self.chunks.len() - 1, item: last.items.len() });
+        }
+        if first.items[0].sub.as_slice() > sub {
+            return Err(At { chunk: 0, item: 0 });
+        }
+        let after = self.chunks.partition_point(|c| c.head.as_slice() <= sub);
+        let chunk = after.saturating_sub(1);
         let items = &self.chunks[chunk].items;
         match items.binary_search_by(|i| i.sub.as_slice().cmp(sub)) {
             Ok(item) => Ok(At { chunk, item }),

@@ -229,6 +229,7 @@ impl Harness {
         let (now, index) = (self.now, self.index);
         self.db.iter_mut().for_each(|keyspace| keyspace.begin_batch(index, now));
         self.db.shard(shard).expire_due(limit);
+        self.db.shard(shard).sweep(limit + 1).expect("the table can be read");
         self.finish_batches();
     }
 

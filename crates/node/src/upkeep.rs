@@ -13,6 +13,10 @@ const INTERVAL_MS: Millis = 100;
 /// Keys that one shard expires in one go.
 const EXPIRE_KEYS_MAX: usize = 400;
 
+/// Pairs of the table of a shard that is not in memory which are looked at for expired keys, each
+/// [`INTERVAL_MS`].
+const SWEEP_PAIRS_MAX: usize = 500;
+
 /// Pairs of a table that are loaded in one go.
 const LOAD_PAIRS_MAX: usize = 2_000;
 
@@ -65,6 +69,7 @@ impl Worker {
         self.expire();
         if interval_over {
             self.upkeep.next = self.now.mono + INTERVAL_MS;
+            self.sweep();
             self.keep_to_memory();
         }
         self.load();
@@ -89,6 +94,25 @@ impl Worker {
             let removed = self.db.shard(shard).expire_due(EXPIRE_KEYS_MAX);
             self.stats.expired += removed as u64;
             self.upkeep.hurry |= removed >= EXPIRE_KEYS_MAX;
+            self.changed(shard);
+        }
+    }
+
+    /// Removes keys that have expired and lie only in their table.
+    fn sweep(&mut self) {
+        if self.disk_full || self.pause.is_some() || self.stopping {
+            return;
+        }
+        for shard in 0..self.shards.len() as ShardId {
+            if self.db.get(shard).is_none_or(quorate_data::Keyspace::resident)
+                || !self.is_free(shard)
+            {
+                continue;
+            }
+            self.touch(shard);
+            // A table that cannot be read says so to the command that needs it.
+            let removed = self.db.shard(shard).sweep(SWEEP_PAIRS_MAX).unwrap_or(0);
+            self.stats.expired += removed as u64;
             self.changed(shard);
         }
     }

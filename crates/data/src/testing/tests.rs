@@ -294,7 +294,6 @@ fn run_steps(steps: &[Step]) {
                 continue;
             }
             Step::ExpireDue(shard) => {
-                // What is only in the table is not seen to expire.
                 leader.expire_due(*shard, 2);
                 for (keyspace, batch) in plain.db.iter_mut().zip(&leader.batches) {
                     keyspace.replay(plain.index, batch).expect("a batch can be replayed");
