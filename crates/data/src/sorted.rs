@@ -12,8 +12,9 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::ops::Bound;
 
-/// An element's name, ordered bytewise; up to 24 bytes are stored in place.
-pub type Sub = SmallVec<[u8; 24]>;
+/// An element's name, ordered bytewise; up to 32 bytes are stored in place: what orders a member of
+/// 23 bytes in a sorted set.
+pub type Sub = SmallVec<[u8; 32]>;
 
 /// An element's value; up to 16 bytes are stored in place.
 pub type Val = SmallVec<[u8; 16]>;
