@@ -35,6 +35,8 @@ pub(crate) struct Upkeep {
     hurry: bool,
     /// There was too much in memory when it last looked.
     excess: bool,
+    /// The journal's last ticket then: without a further one memory has not grown.
+    looked: u64,
     /// Which shard is loaded next.
     loading: usize,
     /// Shards whose flush is being cut.
@@ -54,8 +56,9 @@ impl Worker {
         if self.upkeep.hurry || !self.upkeep.cutting.is_empty() {
             return Some(self.now.mono);
         }
-        let wanted =
-            self.upkeep.excess || self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
+        let wanted = self.upkeep.excess
+            || self.upkeep.looked != self.ticket
+            || self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
         wanted.then_some(self.upkeep.next)
     }
 
@@ -255,6 +258,7 @@ impl Worker {
     fn keep_to_memory(&mut self) {
         let mut excess = self.memory_bytes().saturating_sub(self.config.worker_memory_bytes());
         self.upkeep.excess = excess > 0;
+        self.upkeep.looked = self.ticket;
         let mut by_use: Vec<(u64, ShardId)> = Vec::new();
         for slot in self.shards.iter_mut().flatten() {
             by_use.push((slot.uses, slot.id));

@@ -91,7 +91,7 @@ pub struct Worker {
     outputs: Outputs,
 
     // The journal.
-    ticket: u64,
+    pub(crate) ticket: u64,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
 
