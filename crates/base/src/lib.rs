@@ -6,6 +6,7 @@ pub mod codec;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod mutation;
 pub mod prng;
 pub mod slot;
 

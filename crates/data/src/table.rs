@@ -21,6 +21,9 @@ pub trait Table: Send {
 
     /// What the last completed flush recorded; all zero for a new table.
     fn mark(&self) -> Mark;
+
+    /// The same state for as long as the returned table lives, whatever is flushed meanwhile.
+    fn snapshot(&self) -> Box<dyn Table>;
 }
 
 /// How much of the shard's log a table contains, and what cannot be had without a full scan.

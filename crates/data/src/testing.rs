@@ -83,6 +83,12 @@ impl Table for MemoryTable {
     fn mark(&self) -> Mark {
         self.content().mark
     }
+
+    fn snapshot(&self) -> Box<dyn Table> {
+        let content = self.content();
+        let copy = Content { pairs: content.pairs.clone(), mark: content.mark };
+        Box::new(Self(Arc::new(Mutex::new(copy))))
+    }
 }
 
 /// Keys the place hash of every harness.

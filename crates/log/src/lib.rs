@@ -45,9 +45,13 @@ pub trait Log: Send {
     fn propose(&mut self, payload: Vec<u8>) -> Result<Index, NotLeader>;
 
     /// Asks for a linearizable read barrier. `id` comes out of `Outputs::readable` once the
-    /// node's state contains every write acknowledged before this call, anywhere. Without a
-    /// reachable leader it stays pending: the caller keeps the time limit.
-    fn read(&mut self, id: u64);
+    /// node's state contains every write acknowledged before this call, anywhere; at the next
+    /// [`Log::take`] if this replica leads and its lease covers `now`. Without a reachable leader
+    /// it stays pending: the caller keeps the time limit, and gives up with [`Log::forget_reads`].
+    fn read(&mut self, now: Millis, id: u64);
+
+    /// Drops all pending reads.
+    fn forget_reads(&mut self);
 
     /// Handles a message of the peer `from`. Malformed ones are counted and dropped.
     fn step(&mut self, now: Millis, from: NodeId, message: &[u8]);
@@ -55,10 +59,16 @@ pub trait Log: Send {
     /// Tells that messages to or from `peer` may have been lost.
     fn link_reset(&mut self, peer: NodeId);
 
+    /// Tells that the node of `peer` cannot be reached any more: a group that sleeps wakes if
+    /// `peer` leads it, or if this replica does.
+    fn peer_gone(&mut self, now: Millis, peer: NodeId);
+
     /// Moves time forward to `now`.
     fn tick(&mut self, now: Millis);
 
-    /// When [`Log::tick`] is wanted next; `None` when nothing depends on time.
+    /// When [`Log::tick`] is wanted next; `None` when nothing depends on time: it stands alone, or
+    /// all replicas agreed to sleep because nothing happens. Any other call but
+    /// [`Log::link_reset`] wakes it.
     fn next_deadline(&self) -> Option<Millis>;
 
     /// Tells that everything up to and including `Outputs::seq` = `seq` is durable, or may be
@@ -81,6 +91,28 @@ pub trait Log: Send {
     /// lost leadership and must rebuild its state without what was never agreed on. `index`
     /// must not lie before what [`Log::compact`] allowed to go.
     fn replay_after(&mut self, index: Index);
+
+    /// The state of this replica is about to be replaced by a snapshot of a peer, or was lost: it
+    /// neither votes nor leads until it has caught up with a leader. What makes that durable comes
+    /// out of the next [`Log::take`]; only after it may the old state go.
+    fn begin_install(&mut self);
+
+    /// The node's state now is a snapshot that contains everything up to `applied`, an entry of
+    /// `term`, and the table holds it.
+    fn install(&mut self, applied: Index, term: Term);
+
+    /// Whether this replica has lost what it once acknowledged and has not caught up yet.
+    fn is_lost(&self) -> bool;
+
+    /// The voters and learners, as of the last change in the log here.
+    fn members(&self) -> Members;
+
+    /// Proposes other members, by joint consensus where more than one changes; `None` while an
+    /// earlier change is under way. A learner gets everything and does not vote.
+    fn reconfigure(&mut self, members: &Members) -> Result<Option<Index>, NotLeader>;
+
+    /// The best one to hand leadership to: the voter, reachable of late, that holds most.
+    fn successor(&self) -> Option<NodeId>;
 
     /// Starts an election now.
     fn campaign(&mut self);
@@ -112,6 +144,17 @@ pub trait Log: Send {
 
     /// Appends to `out` what there is to do since the last call.
     fn take(&mut self, out: &mut Outputs);
+}
+
+/// Who holds replicas of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Those that vote, ascending.
+    pub voters: Vec<NodeId>,
+    /// Those that only follow, ascending.
+    pub learners: Vec<NodeId>,
+    /// Those that voted before the change under way; empty when there is none.
+    pub outgoing: Vec<NodeId>,
 }
 
 /// What a log wants done. Its vectors are reused: [`Outputs::clear`] between logs, or drain them.

@@ -29,7 +29,7 @@ mod store;
 mod tests;
 mod wire;
 
-use crate::{Body, Entry, Leadership, Log, NotLeader, Outputs, Record};
+use crate::{Body, Entry, Leadership, Log, Members, NotLeader, Outputs, Record};
 use quorate_base::ids::NodeId;
 use quorate_base::{Index, Millis, Prng, ShardId, Term};
 use raft::eraftpb::{Entry as Slip, Message, MessageType};
@@ -430,8 +430,32 @@ impl Log for RaftLog {
         Ok(index)
     }
 
-    fn read(&mut self, id: u64) {
+    fn read(&mut self, _now: Millis, id: u64) {
         self.reads.push(id);
+    }
+
+    fn forget_reads(&mut self) {}
+
+    fn peer_gone(&mut self, _now: Millis, _peer: NodeId) {}
+
+    fn begin_install(&mut self) {}
+
+    fn install(&mut self, _applied: Index, _term: Term) {}
+
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    fn members(&self) -> Members {
+        Members::default()
+    }
+
+    fn reconfigure(&mut self, _members: &Members) -> Result<Option<Index>, NotLeader> {
+        Ok(None)
+    }
+
+    fn successor(&self) -> Option<NodeId> {
+        None
     }
 
     fn step(&mut self, now: Millis, from: NodeId, message: &[u8]) {

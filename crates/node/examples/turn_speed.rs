@@ -29,6 +29,9 @@ impl Table for Nothing {
     fn mark(&self) -> Mark {
         Mark::default()
     }
+    fn snapshot(&self) -> Box<dyn Table> {
+        Box::new(Self)
+    }
 }
 
 fn main() {
@@ -40,6 +43,7 @@ fn main() {
         workers: 1,
         map: SpaceMap::new(vec![space], 7),
         spaces: vec![Space { name: "default".into(), durability: Durability::Relaxed }],
+        cluster: None,
         memory_bytes_max: 8 << 30,
         flush_bytes: 4 << 20,
         query_buffer_bytes_max: 1 << 30,

@@ -2,6 +2,7 @@
 
 use crate::event::WorkerId;
 use crate::shard::Durability;
+use quorate_base::ids::NodeId;
 use quorate_data::place::SpaceMap;
 
 /// The configuration of a node, the same for all its workers and fixed while it runs.
@@ -13,6 +14,8 @@ pub struct Config {
     pub map: SpaceMap,
     /// Name and durability of each space, by its id.
     pub spaces: Vec<Space>,
+    /// The cluster that the node is part of; `None` for a node that stands alone.
+    pub cluster: Option<Cluster>,
     /// Bytes of memory for data, over all workers; beyond it cold shards are served from disk.
     pub memory_bytes_max: u64,
     /// Bytes that changed in a shard before they are flushed to its table.
@@ -21,6 +24,15 @@ pub struct Config {
     pub query_buffer_bytes_max: usize,
     /// What INFO and HELLO say of the node.
     pub about: About,
+}
+
+/// The nodes that hold the replicas of every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// This node.
+    pub node: NodeId,
+    /// All nodes, this one included, ascending.
+    pub nodes: Vec<NodeId>,
 }
 
 /// A space as its users know it.

@@ -1,6 +1,7 @@
 //! What enters a worker and what leaves it.
 
 use crate::message::Message;
+use quorate_base::ids::NodeId;
 use quorate_base::{Millis, ShardId};
 use quorate_data::table::{Flush, Mark};
 use quorate_log::Record;
@@ -87,6 +88,24 @@ pub enum Event<'a> {
         /// Writes are refused while it is.
         full: bool,
     },
+    /// A link to another node is up: from now on, what is sent to it arrives in order, unless
+    /// [`Event::PeerDown`] says that the link broke. Every worker is told.
+    PeerUp {
+        /// Which node.
+        node: NodeId,
+    },
+    /// The link to another node broke: anything sent over it may be lost. Every worker is told.
+    PeerDown {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Another node says something to this worker: its part of a parcel, see [`crate::peer`].
+    Peer {
+        /// Which node.
+        from: NodeId,
+        /// Its messages for this worker, in the order in which they were sent.
+        bytes: &'a [u8],
+    },
     /// Time passed; wanted at [`crate::Worker::next_deadline`].
     Tick,
     /// The node is about to stop: no new commands, flush everything.
@@ -114,6 +133,14 @@ pub enum Effect {
     Flush(Flush),
     /// A client asked the node to stop: every worker is to get [`Event::Shutdown`].
     Shutdown,
+    /// Send a parcel to another node: all that this worker has to tell it, in this order. It is
+    /// dropped if there is no link.
+    Peer {
+        /// Which node.
+        to: NodeId,
+        /// Messages for workers of that node, see [`crate::peer`].
+        bytes: Vec<u8>,
+    },
     /// Tell another worker of this node.
     Message {
         /// Whom.

@@ -14,6 +14,7 @@
 //! transaction.rs  MULTI and WATCH            pubsub.rs   channels
 //! session/        commands about connection and server
 //! upkeep.rs       expiry, flushes, memory
+//! peer.rs         what nodes say to each other
 //! output.rs       replies in order, held until they are committed
 //! testing.rs      a whole node for tests
 //! ```
@@ -30,6 +31,7 @@ mod event;
 mod job;
 mod message;
 mod output;
+pub mod peer;
 mod pubsub;
 mod session;
 mod shard;

@@ -94,6 +94,7 @@ impl Node {
             workers,
             map: SpaceMap::new(vec![space], PLACE_SEED),
             spaces: vec![Space { name: "default".into(), durability }],
+            cluster: None,
             memory_bytes_max: 1 << 30,
             flush_bytes: 1 << 20,
             query_buffer_bytes_max: 1 << 30,
@@ -332,6 +333,7 @@ impl Node {
             Effect::Flush(flush) => self.flush(worker, &flush),
             Effect::Shutdown => self.shutdown_wanted = true,
             Effect::Message { to, message } => self.mail.push_back((worker, to, message)),
+            Effect::Peer { .. } => unreachable!("a node that stands alone has no peers"),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::output::{Output, Owner};
 use crate::pubsub::PubSub;
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
+use quorate_base::ids::NodeId;
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::{Block, flag};
 use quorate_data::db::WARM_MAX;
@@ -205,6 +206,9 @@ impl Worker {
             Event::Flushed { shard, mark } => self.on_flushed(shard, mark),
             Event::FlushWanted { shard } => self.on_flush_wanted(shard),
             Event::DiskFull { full } => self.disk_full = full,
+            Event::PeerUp { node } => self.on_peer_up(node),
+            Event::PeerDown { node } => self.on_peer_down(node),
+            Event::Peer { from, bytes } => self.on_peer(from, bytes),
             Event::Tick => self.on_tick(),
             Event::Shutdown => self.on_shutdown(),
         }
@@ -714,6 +718,14 @@ impl Worker {
         active.append(&mut self.active);
         self.active = active;
     }
+
+    // --- other nodes ---
+
+    fn on_peer_up(&mut self, _node: NodeId) {}
+
+    fn on_peer_down(&mut self, _node: NodeId) {}
+
+    fn on_peer(&mut self, _from: NodeId, _bytes: &[u8]) {}
 
     // --- other workers -----------------------------------------------------------------------
 

@@ -465,6 +465,7 @@ fn node_config(config: &Config, dir: &DataDir) -> Result<quorate_node::Config, S
         workers: config.worker_count(),
         map: dir.identity.map(),
         spaces: spaces.collect(),
+        cluster: None,
         memory_bytes_max: config.memory_bytes().map_err(ServeError::Config)?,
         flush_bytes: FLUSH_BYTES,
         query_buffer_bytes_max: QUERY_BUFFER_BYTES_MAX,

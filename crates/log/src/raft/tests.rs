@@ -123,8 +123,8 @@ fn each_life_has_a_term_of_its_own() {
 #[test]
 fn a_single_voter_answers_reads_at_once() {
     let mut log = alone(Restored::default());
-    log.read(7);
-    log.read(8);
+    log.read(0, 7);
+    log.read(0, 8);
     assert_eq!(take(&mut log).readable, [7, 8]);
     assert!(take(&mut log).readable.is_empty());
 }

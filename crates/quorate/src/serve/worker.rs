@@ -181,6 +181,7 @@ impl Shared {
                 }
             }
             Effect::Shutdown => self.outlets.stop.notify_one(),
+            Effect::Peer { .. } => unreachable!("a node that stands alone has no peers"),
             Effect::Message { to, message } => {
                 self.outlets.inboxes.send(to, Input::Message { from: self.id, message });
             }

@@ -298,7 +298,7 @@ impl Reader {
 
 impl Table for Reader {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
-        self.snapshot().get(key).map_err(|e| TableError(e.to_string()))
+        Reader::snapshot(self).get(key).map_err(|e| TableError(e.to_string()))
     }
 
     fn scan(
@@ -307,10 +307,40 @@ impl Table for Reader {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), TableError> {
-        self.snapshot().scan(from, to, visit).map_err(|e| TableError(e.to_string()))
+        Reader::snapshot(self).scan(from, to, visit).map_err(|e| TableError(e.to_string()))
     }
 
     fn mark(&self) -> Mark {
-        self.snapshot().mark
+        Reader::snapshot(self).mark
+    }
+
+    fn snapshot(&self) -> Box<dyn Table> {
+        Box::new(Pinned(Reader::snapshot(self)))
+    }
+}
+
+/// One snapshot, kept.
+struct Pinned(Arc<Snapshot>);
+
+impl Table for Pinned {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
+        self.0.get(key).map_err(|e| TableError(e.to_string()))
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), TableError> {
+        self.0.scan(from, to, visit).map_err(|e| TableError(e.to_string()))
+    }
+
+    fn mark(&self) -> Mark {
+        self.0.mark
+    }
+
+    fn snapshot(&self) -> Box<dyn Table> {
+        Box::new(Self(Arc::clone(&self.0)))
     }
 }

@@ -210,7 +210,7 @@ impl World {
             self.next_read += 1;
             let acknowledged = self.agreed.last_key_value().map_or(0, |(index, _)| *index);
             replica.reads.insert(self.next_read, acknowledged);
-            replica.log.read(self.next_read);
+            replica.log.read(self.now, self.next_read);
         }
         if flush && replica.writes.is_empty() {
             let upto = replica.commit.min(replica.state.len() as u64) as usize;
