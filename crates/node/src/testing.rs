@@ -168,6 +168,7 @@ impl Node {
             entries: disk.entries.clone(),
             applied: mark.applied,
             applied_term: mark.term,
+            lost: false,
         };
         let seed = self.lives * 1_000 + u64::from(shard);
         let log = RaftLog::new(shard, 1, &[1], restored, seed).expect("the disk is sound");

@@ -437,6 +437,7 @@ fn restore(
         entries: from_journal.entries,
         applied: mark.applied,
         applied_term: mark.term,
+        lost: false,
     };
     let log = RaftLog::new(shard, NODE_ID, &[NODE_ID], restored, seed ^ u64::from(shard))
         .map_err(|source| ServeError::Restore { shard, source })?;
