@@ -164,3 +164,34 @@ fn leadership_is_handed_over_on_demand() {
     assert_eq!(leader(&world), to);
     assert_eq!((world.seen.leaderships, world.seen.losses), (2, 1));
 }
+
+#[test]
+#[ignore = "long"]
+fn hunt() {
+    let from: u64 = std::env::var("FROM").map_or(0, |v| v.parse().unwrap());
+    let to: u64 = std::env::var("TO").map_or(1000, |v| v.parse().unwrap());
+    for seed in from..to {
+        let worlds: [(&str, fn(u64) -> World); 5] = [
+            ("plain", World::new),
+            ("snap", |seed| World::new(seed).with(|f| { f.retained_bytes = 1_000; f.crash += 2; f.propose += 200; f.quiet = 5; })),
+            ("damage", |seed| World::new(seed).with(damage)),
+            ("members", |seed| World::of(5, seed).with(|faults| {
+            faults.reconfigure = 5 + faults.propose % 20;
+            faults.damage = if faults.lose % 2 == 0 { 200 } else { 0 };
+            faults.retained_bytes = if faults.cut % 2 == 0 { 2_000 } else { RETAINED_BYTES_MAX };
+            })),
+            ("sleep", |seed| World::new(seed).with(|faults| {
+            faults.quiet = 20;
+            faults.crash /= 2;
+            faults.cut /= 4;
+            faults.transfer /= 4;
+            })),
+        ];
+        let wanted = std::env::var("W").unwrap_or_default();
+        for (name, world) in worlds.into_iter().filter(|(name, _)| name.contains(&wanted)) {
+            if std::panic::catch_unwind(|| world(seed).run()).is_err() {
+                eprintln!("HUNT {name} {seed}");
+            }
+        }
+    }
+}
