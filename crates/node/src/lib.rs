@@ -16,6 +16,7 @@
 //! upkeep.rs       expiry, flushes, memory
 //! replica.rs      shards that other nodes share: leading, following, requests and their fate
 //! peer.rs         what nodes say to each other
+//! link.rs         one session between two nodes
 //! output.rs       replies in order, held until they are committed
 //! testing.rs      a whole node for tests
 //! ```
@@ -30,6 +31,7 @@ mod conn;
 mod dispatch;
 mod event;
 mod job;
+pub mod link;
 mod message;
 mod output;
 pub mod peer;
