@@ -23,6 +23,9 @@ use std::collections::BTreeSet;
 /// Bits of a version that number the changes of one log entry.
 const OPERATION_BITS: u32 = 20;
 
+/// Bytes of effects after which no further expired keys are removed in one go: names may be long.
+pub(crate) const EXPIRE_BYTES_MAX: usize = 4 << 20;
+
 /// Deletions are remembered by place hash in this many cells, for [`Keyspace::observed`].
 const DELETION_CELLS: usize = 256;
 
@@ -546,6 +549,9 @@ impl Keyspace {
         let due: Vec<_> = self.expiries.range(..=(now, u64::MAX)).take(limit).copied().collect();
         let mut removed = 0;
         for (at, place) in due {
+            if self.batch().len() >= EXPIRE_BYTES_MAX {
+                break;
+            }
             let keys: Vec<Vec<u8>> = self
                 .index
                 .at_place_mut(place)

@@ -48,4 +48,4 @@ pub use message::{ClientFilter, Message, home};
 pub use session::info::CLIENTS_MAX;
 pub use shard::Durability;
 pub use stats::{Gauges, Stats};
-pub use worker::{ShardStart, Worker};
+pub use worker::{ShardStart, Worker, turn_bytes_bound};

@@ -93,11 +93,13 @@ impl Worker {
             if !due || !self.is_free(shard) {
                 continue;
             }
+            self.bound_turn();
             self.touch(shard);
+            let before = self.batch_bytes(shard);
             let removed = self.db.shard(shard).expire_due(EXPIRE_KEYS_MAX);
             self.stats.expired += removed as u64;
             self.upkeep.hurry |= removed >= EXPIRE_KEYS_MAX;
-            self.changed(shard);
+            self.changed(shard, before);
         }
     }
 
@@ -112,11 +114,13 @@ impl Worker {
             {
                 continue;
             }
+            self.bound_turn();
             self.touch(shard);
+            let before = self.batch_bytes(shard);
             // A table that cannot be read says so to the command that needs it.
             let removed = self.db.shard(shard).sweep(SWEEP_PAIRS_MAX).unwrap_or(0);
             self.stats.expired += removed as u64;
-            self.changed(shard);
+            self.changed(shard, before);
         }
     }
 

@@ -15,6 +15,7 @@ use crate::pubsub::PubSub;
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::ids::NodeId;
+use quorate_base::limits::{ARGS_MAX, COMMAND_BYTES_MAX};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::{Block, flag};
 use quorate_data::db::WARM_MAX;
@@ -37,8 +38,19 @@ const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
 /// A transaction that changed so many bytes executes no further writes: all of it must fit one
-/// frame of the journal, whose bound leaves room for a last command of the longest kind.
+/// frame of the journal, see [`turn_bytes_bound`].
 const TRANSACTION_BYTES_MAX: usize = if cfg!(test) { 8 << 20 } else { 512 << 20 };
+
+/// The most bytes of effects that one turn can hold, if clients can send commands of so many
+/// bytes: a transaction that is as long as may be, and then the longest command. A command records
+/// of its arguments at most twice what they hold (a sorted set keeps each member twice) and a
+/// little for each of them, or of what keys hold [`COMMAND_BYTES_MAX`].
+pub const fn turn_bytes_bound(query_bytes_max: usize) -> usize {
+    const ARGUMENT_BYTES: usize = 64;
+    let of_arguments = 2 * query_bytes_max + ARGS_MAX * ARGUMENT_BYTES;
+    let longest = if of_arguments > COMMAND_BYTES_MAX { of_arguments } else { COMMAND_BYTES_MAX };
+    TRANSACTION_BYTES_MAX + longest
+}
 
 /// A worker. All of its time arrives with the events, all of its randomness from the seed.
 pub struct Worker {
@@ -574,12 +586,14 @@ impl Worker {
         keyspace.reset_observed();
     }
 
-    fn batch_bytes(&self, shard: ShardId) -> usize {
+    pub(crate) fn batch_bytes(&self, shard: ShardId) -> usize {
         self.db.get(shard).map_or(0, |k| k.batch().len())
     }
 
-    /// Notes that upkeep changed a shard outside of any command.
-    pub(crate) fn changed(&mut self, shard: ShardId) {
+    /// Notes that upkeep changed a shard outside of any command, whose batch had so many bytes
+    /// before.
+    pub(crate) fn changed(&mut self, shard: ShardId, before: usize) {
+        self.turn_bytes += self.batch_bytes(shard) - before;
         let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
         if !slot.touched && self.db.get(shard).is_some_and(|k| !k.batch().is_empty()) {
             slot.touched = true;
