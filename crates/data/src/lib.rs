@@ -19,6 +19,7 @@ mod logged;
 pub(crate) mod long_double;
 pub mod parse;
 pub mod place;
+pub mod requests;
 pub(crate) mod scan;
 pub mod settings;
 pub mod sorted;
