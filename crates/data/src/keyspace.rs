@@ -131,6 +131,11 @@ impl Keyspace {
         self.resident
     }
 
+    /// True if everything was dropped since the last flush was begun.
+    pub fn is_cleared(&self) -> bool {
+        self.cleared
+    }
+
     /// About how many bytes of memory the data takes.
     pub fn memory_bytes(&self) -> usize {
         self.entry_bytes + self.index.table_bytes() + self.expiries.len() * 24

@@ -410,6 +410,8 @@ impl Node {
 #[cfg(test)]
 mod corners;
 #[cfg(test)]
+mod room;
+#[cfg(test)]
 mod swarm;
 
 #[cfg(test)]

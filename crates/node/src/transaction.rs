@@ -68,14 +68,13 @@ fn exec(worker: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
         conn.error("ERR EXEC without MULTI");
         return;
     };
-    let writes = multi.queued.iter().any(|(command, _)| command.is(flag::WRITE));
+    let mut writes = multi.queued.iter().filter(|(command, _)| command.is(flag::WRITE));
     let refused = if multi.aborted {
         Some("EXECABORT Transaction discarded because of previous errors.".to_owned())
-    } else if writes {
-        let refused = worker.check_writable().err();
-        refused.map(|why| format!("EXECABORT Transaction discarded because of: {why}"))
     } else {
-        None
+        let refused = writes
+            .find_map(|(command, args)| worker.check_writable(*command, args.memory_bytes()).err());
+        refused.map(|why| format!("EXECABORT Transaction discarded because of: {why}"))
     };
     if let Some(text) = refused {
         conn.multi = None;

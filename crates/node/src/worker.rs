@@ -32,7 +32,7 @@ use std::sync::Arc;
 const PIPELINE_BYTES_MIN: usize = 200;
 
 /// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
-const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+const IN_FLIGHT_BYTES_MAX: usize = if cfg!(test) { 4 << 20 } else { 64 << 20 };
 
 /// A turn whose commands changed so many bytes is proposed before the next command executes.
 const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
@@ -80,6 +80,8 @@ pub struct Worker {
     pub(crate) stats: Stats,
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
+    pub(crate) reserve_used: bool,
+    pub(crate) throttled: bool,
     pub(crate) stopping: bool,
     /// `CLIENT PAUSE`.
     pub(crate) pause: Option<Pause>,
@@ -173,6 +175,8 @@ impl Worker {
             stats: Stats::default(),
             prng: Prng::new(seed),
             disk_full: false,
+            reserve_used: false,
+            throttled: false,
             stopping: false,
             pause: None,
             held: Vec::new(),
@@ -217,7 +221,9 @@ impl Worker {
             Event::Persisted { ticket } => self.on_persisted(ticket),
             Event::Flushed { shard, mark } => self.on_flushed(shard, mark),
             Event::FlushWanted { shard } => self.on_flush_wanted(shard),
-            Event::DiskFull { full } => self.disk_full = full,
+            Event::DiskFull { full } => self.on_disk_full(full),
+            Event::ReserveUsed { used } => self.reserve_used = used,
+            Event::Throttled { on } => self.on_throttled(on),
             Event::PeerUp { node } => self.on_peer_up(node),
             Event::PeerDown { node } => self.on_peer_down(node),
             Event::Peer { from, bytes } => self.on_peer(from, bytes),
@@ -256,8 +262,14 @@ impl Worker {
         self.db.iter().map(Keyspace::keys).sum()
     }
 
-    /// True while so much waits for the journal that nothing more should be read from clients.
+    /// True while so much waits for the journal that nothing more should be read from clients. On a
+    /// full disk that may last, and reads go on: writes are refused.
     pub fn is_saturated(&self) -> bool {
+        self.is_behind() && !self.disk_full
+    }
+
+    /// True while as much waits for the journal as may.
+    pub(crate) fn is_behind(&self) -> bool {
         self.in_flight_bytes > IN_FLIGHT_BYTES_MAX
     }
 
@@ -721,6 +733,7 @@ impl Worker {
             conn.active = false;
             let bytes = conn.output.take(|shard| self.commits[shard as usize]);
             if !bytes.is_empty() {
+                conn.update_paused();
                 self.stats.output_bytes += bytes.len() as u64;
                 self.effects.push(Effect::Send { conn: id, bytes });
             }
