@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 /// pauses.
 pub(crate) const BACKLOG_BYTES_MAX: usize = 1 << 20;
 
-/// Output that a client does not take is kept up to this size; beyond it, reading pauses.
+/// Output that a client does not take, or that waits for the journal, is kept up to this size;
+/// beyond it, reading pauses.
 pub(crate) const UNSENT_BYTES_MAX: usize = 8 << 20;
 
 /// Requests under way to other workers are as many bytes at most; beyond it, reading pauses.
@@ -168,7 +169,7 @@ impl Conn {
     /// Notes whether the outside should read more from this client.
     pub(crate) fn update_paused(&mut self) {
         self.paused = self.backlog.len() > BACKLOG_BYTES_MAX
-            || self.unsent > UNSENT_BYTES_MAX
+            || self.unsent.max(self.output.len()) > UNSENT_BYTES_MAX
             || self.output.owed_bytes() > OWED_BYTES_MAX;
     }
 

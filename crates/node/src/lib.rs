@@ -53,4 +53,4 @@ pub use replica::ReplicaView;
 pub use session::info::CLIENTS_MAX;
 pub use shard::Durability;
 pub use stats::{Gauges, Stats};
-pub use worker::{ShardStart, Worker};
+pub use worker::{ShardStart, Worker, turn_bytes_bound};

@@ -492,7 +492,7 @@ impl Worker {
             }
         }
         self.peers.outputs = out;
-        self.release_held(shard);
+        self.release_answers(shard);
         self.release_flush(shard);
         self.look_at_leader(shard);
         self.stir_if_due(shard);
@@ -613,7 +613,7 @@ impl Worker {
             drop(self.db.shard(shard).take_batch());
             ahead = true;
         }
-        self.release_held(shard);
+        self.release_answers(shard);
         self.stop_serving(shard);
         let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
         let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");

@@ -425,6 +425,8 @@ pub mod cluster;
 #[cfg(test)]
 mod corners;
 #[cfg(test)]
+mod room;
+#[cfg(test)]
 mod swarm;
 
 #[cfg(test)]

@@ -67,26 +67,26 @@ fn watch(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
 }
 
 fn exec(worker: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
-    let Some(multi) = &conn.multi else {
+    if conn.multi.is_none() {
         conn.error("ERR EXEC without MULTI");
         return;
-    };
-    let writes = multi.queued.iter().any(|(command, _)| command.is(flag::WRITE));
+    }
     let whole = !worker.in_cluster() || worker.exec_is_whole(conn);
-    let multi = conn.multi.as_ref().expect("it was just seen");
+    let alone = !worker.in_cluster();
+    let multi = conn.multi.as_ref().expect("EXEC follows MULTI");
+    let mut writes = multi.queued.iter().filter(|(command, _)| alone && command.is(flag::WRITE));
     let refused = if !whole {
         Some(
             "EXECABORT A command over the whole keyspace is not available in a transaction of a \
-              cluster"
+             cluster"
                 .to_owned(),
         )
     } else if multi.aborted {
         Some("EXECABORT Transaction discarded because of previous errors.".to_owned())
-    } else if writes && !worker.in_cluster() {
-        let refused = worker.check_writable().err();
-        refused.map(|why| format!("EXECABORT Transaction discarded because of: {why}"))
     } else {
-        None
+        let refused = writes
+            .find_map(|(command, args)| worker.check_writable(*command, args.memory_bytes()).err());
+        refused.map(|why| format!("EXECABORT Transaction discarded because of: {why}"))
     };
     if let Some(text) = refused {
         conn.multi = None;

@@ -1,8 +1,10 @@
 //! What a worker does without being asked: expire, flush, load, keep to its memory.
 
+use crate::dispatch::RESERVE_COMMAND_BYTES_MAX;
 use crate::event::Effect;
 use crate::message::home;
 use crate::worker::Worker;
+use quorate_base::limits::COMMAND_BYTES_MAX;
 use quorate_base::{Millis, ShardId};
 use quorate_data::table::Mark;
 use std::collections::{BTreeSet, VecDeque};
@@ -85,7 +87,7 @@ impl Worker {
 
     /// Removes keys that have expired.
     fn expire(&mut self) {
-        if self.disk_full || self.pause.is_some() {
+        if self.disk_full || self.throttled || self.pause.is_some() {
             return;
         }
         for shard in 0..self.shards.len() as ShardId {
@@ -98,17 +100,19 @@ impl Worker {
             if !due || !self.is_free(shard) || !self.leads(shard) {
                 continue;
             }
+            self.bound_turn();
             self.touch(shard);
+            let before = self.batch_bytes(shard);
             let removed = self.db.shard(shard).expire_due(EXPIRE_KEYS_MAX);
             self.stats.expired += removed as u64;
             self.upkeep.hurry |= removed >= EXPIRE_KEYS_MAX;
-            self.changed(shard);
+            self.changed(shard, before);
         }
     }
 
     /// Removes keys that have expired and lie only in their table.
     fn sweep(&mut self) {
-        if self.disk_full || self.pause.is_some() || self.stopping {
+        if self.disk_full || self.throttled || self.pause.is_some() || self.stopping {
             return;
         }
         for shard in 0..self.shards.len() as ShardId {
@@ -118,11 +122,13 @@ impl Worker {
             {
                 continue;
             }
+            self.bound_turn();
             self.touch(shard);
+            let before = self.batch_bytes(shard);
             // A table that cannot be read says so to the command that needs it.
             let removed = self.db.shard(shard).sweep(SWEEP_PAIRS_MAX).unwrap_or(0);
             self.stats.expired += removed as u64;
-            self.changed(shard);
+            self.changed(shard, before);
         }
     }
 
@@ -134,10 +140,11 @@ impl Worker {
         if self.stopping {
             return self.flush_rest(shard);
         }
-        let due = self
-            .db
-            .get(shard)
-            .is_some_and(|k| !k.is_flushing() && k.dirty_bytes() >= self.config.flush_bytes);
+        let due = self.db.get(shard).is_some_and(|k| {
+            // What FLUSHALL drops gives its room back once the table knows.
+            let makes_room = self.disk_full && k.is_cleared();
+            !k.is_flushing() && (k.dirty_bytes() >= self.config.flush_bytes || makes_room)
+        });
         if due {
             self.flush(shard);
         }
@@ -248,7 +255,38 @@ impl Worker {
             self.hand_over("leadership handed over before a stop");
         }
         self.stopping = true;
+        self.on_throttled(false);
         self.flush_more();
+    }
+
+    // --- room --------------------------------------------------------------------------------
+
+    /// While the disk is full, what makes room may record little, and reads record nothing.
+    pub(crate) fn on_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+        self.settings.records_counts = !full;
+        self.settings.command_bytes_max =
+            if full { RESERVE_COMMAND_BYTES_MAX } else { COMMAND_BYTES_MAX };
+        // Writes that wait for the tables are refused now.
+        self.release_held();
+        self.flush_more();
+    }
+
+    /// Lets writes wait until the tables have caught up with the journal, or go on. Nothing that
+    /// a flush needs waits with them.
+    pub(crate) fn on_throttled(&mut self, on: bool) {
+        self.throttled = on && !self.stopping;
+        self.release_held();
+    }
+
+    /// Lets held clients look again whether they may go on.
+    fn release_held(&mut self) {
+        if let Some(pause) = self.pause {
+            self.end_pause();
+            self.pause = Some(pause);
+        } else {
+            self.end_pause();
+        }
     }
 
     /// Flushes a shard if its table lacks anything.

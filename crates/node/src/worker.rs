@@ -16,6 +16,7 @@ use crate::replica::{Peers, Replica};
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::ids::NodeId;
+use quorate_base::limits::{ARGS_MAX, COMMAND_BYTES_MAX};
 use quorate_base::mutation::{self, Mutation};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::{Block, flag};
@@ -33,14 +34,25 @@ use std::sync::Arc;
 const PIPELINE_BYTES_MIN: usize = 200;
 
 /// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
-const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+const IN_FLIGHT_BYTES_MAX: usize = if cfg!(test) { 4 << 20 } else { 64 << 20 };
 
 /// A turn whose commands changed so many bytes is proposed before the next command executes.
 pub(crate) const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
 /// A transaction that changed so many bytes executes no further writes: all of it must fit one
-/// frame of the journal, whose bound leaves room for a last command of the longest kind.
+/// frame of the journal, see [`turn_bytes_bound`].
 pub(crate) const TRANSACTION_BYTES_MAX: usize = if cfg!(test) { 8 << 20 } else { 512 << 20 };
+
+/// The most bytes of effects that one turn can hold, if clients can send commands of so many
+/// bytes: a transaction that is as long as may be, and then the longest command. A command records
+/// of its arguments at most twice what they hold (a sorted set keeps each member twice) and a
+/// little for each of them, or of what keys hold [`COMMAND_BYTES_MAX`].
+pub const fn turn_bytes_bound(query_bytes_max: usize) -> usize {
+    const ARGUMENT_BYTES: usize = 64;
+    let of_arguments = 2 * query_bytes_max + ARGS_MAX * ARGUMENT_BYTES;
+    let longest = if of_arguments > COMMAND_BYTES_MAX { of_arguments } else { COMMAND_BYTES_MAX };
+    TRANSACTION_BYTES_MAX + longest
+}
 
 /// A worker. All of its time arrives with the events, all of its randomness from the seed.
 pub struct Worker {
@@ -70,6 +82,8 @@ pub struct Worker {
     pub(crate) stats: Stats,
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
+    pub(crate) reserve_used: bool,
+    pub(crate) throttled: bool,
     pub(crate) stopping: bool,
     /// `CLIENT PAUSE`.
     pub(crate) pause: Option<Pause>,
@@ -181,6 +195,8 @@ impl Worker {
             stats: Stats::default(),
             prng: Prng::new(seed),
             disk_full: false,
+            reserve_used: false,
+            throttled: false,
             stopping: false,
             pause: None,
             held: Vec::new(),
@@ -229,7 +245,9 @@ impl Worker {
             Event::Persisted { ticket } => self.on_persisted(ticket),
             Event::Flushed { shard, mark } => self.on_flushed(shard, mark),
             Event::FlushWanted { shard } => self.on_flush_wanted(shard),
-            Event::DiskFull { full } => self.disk_full = full,
+            Event::DiskFull { full } => self.on_disk_full(full),
+            Event::ReserveUsed { used } => self.reserve_used = used,
+            Event::Throttled { on } => self.on_throttled(on),
             Event::PeerUp { node } => self.on_peer_up(node),
             Event::PeerDown { node } => self.on_peer_down(node),
             Event::Peer { from, bytes } => self.on_peer(from, bytes),
@@ -276,8 +294,14 @@ impl Worker {
         self.db.iter().map(Keyspace::keys).sum()
     }
 
-    /// True while so much waits for the journal that nothing more should be read from clients.
+    /// True while so much waits for the journal that nothing more should be read from clients. On a
+    /// full disk that may last, and reads go on: writes are refused.
     pub fn is_saturated(&self) -> bool {
+        self.is_behind() && !self.disk_full
+    }
+
+    /// True while as much waits for the journal as may.
+    pub(crate) fn is_behind(&self) -> bool {
         self.in_flight_bytes > IN_FLIGHT_BYTES_MAX
     }
 
@@ -619,8 +643,10 @@ impl Worker {
         self.db.get(shard).map_or(0, |k| k.batch().len())
     }
 
-    /// Notes that upkeep changed a shard outside of any command.
-    pub(crate) fn changed(&mut self, shard: ShardId) {
+    /// Notes that upkeep changed a shard outside of any command, whose batch had so many bytes
+    /// before.
+    pub(crate) fn changed(&mut self, shard: ShardId, before: usize) {
+        self.turn_bytes += self.batch_bytes(shard) - before;
         let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
         if !slot.touched && self.db.get(shard).is_some_and(|k| !k.batch().is_empty()) {
             slot.touched = true;
@@ -753,6 +779,7 @@ impl Worker {
             conn.active = false;
             let bytes = conn.output.take(|shard| self.commits[shard as usize]);
             if !bytes.is_empty() {
+                conn.update_paused();
                 self.stats.output_bytes += bytes.len() as u64;
                 self.effects.push(Effect::Send { conn: id, bytes });
             }

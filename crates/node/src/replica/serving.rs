@@ -152,7 +152,8 @@ impl Worker {
             return self.hold_answer(asked, 0, 0, gateway::error(text));
         };
         if spec.flags & flag::WRITE != 0
-            && let Err(text) = self.check_writable()
+            && let Err(text) =
+                self.check_writable(Command::Data(spec), args.iter().map(|arg| arg.len()).sum())
         {
             return self.hold_answer(asked, 0, 0, gateway::error(&text));
         }
@@ -365,7 +366,7 @@ impl Worker {
     }
 
     /// Lets go of the answers that need not wait any more.
-    pub(crate) fn release_held(&mut self, shard: ShardId) {
+    pub(crate) fn release_answers(&mut self, shard: ShardId) {
         let commit = self.commits[shard as usize];
         let mut free = Vec::new();
         let replica = self.replica(shard);

@@ -31,6 +31,13 @@ const DISK_RESERVE_BYTES: u64 = 64 << 20;
 /// A journal longer than this has its oldest shards flushed, which bounds the time of a restart.
 const TAIL_BYTES_MAX: u64 = 256 << 20;
 
+// A turn of a worker is one frame, whatever its clients do. What is left is for the headers of its
+// records, one or two a shard.
+const _: () = assert!(
+    quorate_node::turn_bytes_bound(crate::serve::QUERY_BUFFER_BYTES_MAX) + (256 << 20)
+        <= quorate_storage::journal::FRAME_BYTES_MAX
+);
+
 /// What the thread is asked.
 pub(crate) enum Request {
     /// Append a worker's frame.
