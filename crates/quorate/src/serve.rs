@@ -302,6 +302,7 @@ impl Node {
             journal: journal_sender,
             fatal: Fatal,
             waiting: VecDeque::new(),
+            undurable: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: untidy_sender,

@@ -323,14 +323,20 @@ impl Worker {
     }
 
     fn conclude_request(&mut self, shard: ShardId, ticket: u64, reply: Vec<u8>) {
+        if let Some(request) = self.remove_request(shard, ticket) {
+            self.peers.deliveries.push((request.origin, reply));
+        }
+    }
+
+    fn remove_request(&mut self, shard: ShardId, ticket: u64) -> Option<Request> {
         let gateway = &mut self.replica(shard).gateway;
-        let Some(request) = gateway.requests.remove(&ticket) else { return };
+        let request = gateway.requests.remove(&ticket)?;
         if let (Some(id), Some(session)) = (request.id, &mut gateway.session)
             && id.session == session.id
         {
             session.pending.remove(&id.number);
         }
-        self.peers.deliveries.push((request.origin, reply));
+        Some(request)
     }
 
     /// A request was executed and answered.
@@ -427,7 +433,7 @@ impl Worker {
         }
     }
 
-    /// A client is gone: what it waits for need not be answered.
+    /// Clients are gone: nothing of theirs goes out (again).
     pub(crate) fn forget_requests_of(&mut self, gone: impl Fn(&Origin) -> bool) {
         for shard in 0..self.shards.len() as ShardId {
             let Some(slot) = self.shards[shard as usize].as_ref() else { continue };
@@ -440,12 +446,11 @@ impl Worker {
                 .map(|(&ticket, _)| ticket)
                 .collect();
             for ticket in theirs {
-                let gateway = &mut self.replica(shard).gateway;
-                if gateway.requests[&ticket].sent == 0 {
-                    gateway.requests.remove(&ticket);
-                } else if gateway.requests[&ticket].blocks {
+                let request = &self.replica(shard).gateway.requests[&ticket];
+                if request.sent > 0 && request.blocks {
                     self.cancel_request(shard, ticket, Cancel::Gone);
                 }
+                self.remove_request(shard, ticket);
             }
         }
     }

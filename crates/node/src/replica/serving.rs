@@ -430,12 +430,7 @@ impl Worker {
         };
         for job in self.jobs_asked(shard, by) {
             match how {
-                Cancel::Gone => {
-                    self.cancel(job);
-                    if here {
-                        self.answered(shard, of, Vec::new());
-                    }
-                }
+                Cancel::Gone => self.cancel(job),
                 Cancel::TimeOut => self.give_up(job, None),
                 Cancel::Error => self.give_up(job, Some(crate::session::UNBLOCKED)),
             }

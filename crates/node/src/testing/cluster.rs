@@ -322,4 +322,126 @@ mod tests {
             other => panic!("{other}"),
         }
     }
+
+    /// All replicas hold the same.
+    fn assert_equal(cluster: &mut Cluster) {
+        let of = |cluster: &Cluster, at: usize| {
+            let mut views: Vec<_> =
+                cluster.nodes[at].workers.iter().flat_map(crate::Worker::replicas).collect();
+            views.sort_by_key(|view| view.shard);
+            views.into_iter().map(|view| (view.shard, view.memory, view.commit)).collect::<Vec<_>>()
+        };
+        let first = of(cluster, 0);
+        for at in 1..cluster.nodes.len() {
+            assert_eq!(of(cluster, at), first, "node {}", at + 1);
+        }
+    }
+
+    fn small() -> Cluster {
+        let config = Config { flush_bytes: 2_000, ..Node::config(1, 1, Durability::Sync) };
+        Cluster::with(3, config)
+    }
+
+    #[test]
+    fn a_replica_that_was_away_for_long_gets_a_snapshot() {
+        let mut cluster = small();
+        cluster.elect();
+        let leader = cluster.leader(0).unwrap();
+        let (away, client) = ((leader + 1) % 3, cluster.nodes[leader].client());
+        cluster.isolate(away, true);
+        let value = "x".repeat(100_000);
+        for n in 0..200 {
+            cluster.wait(leader, client, &format!("SET k{n} {value}"), 1000);
+            cluster.wait(leader, client, "INCR n", 1000);
+        }
+        cluster.isolate(away, false);
+        cluster.advance(2_000);
+        assert!(cluster.nodes[away].workers[0].marks().contains_key("snapshot installed"));
+        assert_equal(&mut cluster);
+        // It can lead, with all that the snapshot brought.
+        cluster.crash(leader);
+        cluster.isolate((leader + 2) % 3, true);
+        cluster.advance(100);
+        cluster.isolate((leader + 2) % 3, false);
+        let there = cluster.nodes[away].client();
+        assert_eq!(cluster.wait(away, there, "INCR n", 3000), ":201|");
+        assert_eq!(cluster.wait(away, there, "DBSIZE", 3000), ":201|");
+        assert_eq!(cluster.wait(away, there, "STRLEN k199", 3000), ":100000|");
+    }
+
+    #[test]
+    fn a_restart_in_the_middle_of_a_snapshot_begins_another() {
+        let mut cluster = small();
+        cluster.elect();
+        let leader = cluster.leader(0).unwrap();
+        let (away, client) = ((leader + 1) % 3, cluster.nodes[leader].client());
+        cluster.isolate(away, true);
+        let value = "x".repeat(100_000);
+        for n in 0..200 {
+            cluster.wait(leader, client, &format!("SET k{n} {value}"), 1000);
+        }
+        cluster.nodes[away].manual_sync = true;
+        cluster.isolate(away, false);
+        cluster.advance(100);
+        for _ in 0..3 {
+            cluster.nodes[away].sync();
+            cluster.settle();
+        }
+        cluster.crash(away);
+        cluster.nodes[away].manual_sync = false;
+        cluster.restart(away);
+        cluster.advance(2_000);
+        assert_equal(&mut cluster);
+        let there = cluster.nodes[away].client();
+        assert_eq!(cluster.wait(away, there, "DBSIZE", 3000), ":200|");
+    }
+
+    #[test]
+    fn what_a_deposed_leader_had_executed_is_gone_from_its_memory() {
+        let mut cluster = small();
+        cluster.elect();
+        let leader = cluster.leader(0).unwrap();
+        let other = (leader + 1) % 3;
+        let client = cluster.nodes[leader].client();
+        assert_eq!(cluster.wait(leader, client, "SET k before", 1000), "+OK|");
+        cluster.nodes[leader].feed(client, b"SET k never\r\nAPPEND k er\r\n");
+        cluster.nodes[leader].parcels.clear();
+        cluster.isolate(leader, true);
+        cluster.nodes[leader].disconnect(client);
+        let there = cluster.nodes[other].client();
+        assert_eq!(cluster.wait(other, there, "GET k", 3000), "$6|before|");
+        assert_eq!(cluster.wait(other, there, "SET k after", 3000), "+OK|");
+        cluster.isolate(leader, false);
+        cluster.advance(1_000);
+        let here = cluster.nodes[leader].client();
+        assert_eq!(cluster.wait(leader, here, "GET k", 3000), "$5|after|");
+        let rebuilt = "memory rebuilt after losing leadership";
+        assert!(cluster.nodes[leader].workers[0].marks().contains_key(rebuilt));
+        assert_equal(&mut cluster);
+    }
+
+    #[test]
+    fn a_node_that_stops_hands_its_leaderships_over_first() {
+        let mut cluster = Cluster::new(3, 1, 3);
+        cluster.elect();
+        let leader = cluster.leader(0).unwrap();
+        cluster.nodes[leader].turn(0, vec![Event::Shutdown]);
+        cluster.settle();
+        cluster.advance(20);
+        assert!(cluster.leader(0).is_some_and(|now| now != leader));
+        assert!(cluster.nodes[leader].workers[0].is_stopped());
+    }
+
+    #[test]
+    fn a_leader_whose_disk_stalls_hands_over() {
+        let mut cluster = Cluster::new(3, 1, 1);
+        cluster.elect();
+        let leader = cluster.leader(0).unwrap();
+        let client = cluster.nodes[leader].client();
+        cluster.wait(leader, client, "SET k 1", 1000);
+        cluster.nodes[leader].manual_sync = true;
+        let reply = cluster.wait(leader, client, "INCR k", 3_000);
+        assert_eq!(reply, ":2|");
+        assert!(cluster.leader(0).is_some_and(|now| now != leader));
+    }
 }
