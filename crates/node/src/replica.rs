@@ -73,6 +73,8 @@ pub(crate) struct Replica {
     pub(crate) gateway: Gateway,
     /// Snapshots on their way to followers.
     pub(crate) sending: BTreeMap<NodeId, Sending>,
+    /// What the table must contain before the node stops.
+    pub(crate) stop_at: Index,
 }
 
 /// Read barriers: reads of one turn share one.
@@ -160,6 +162,7 @@ impl Replica {
             rounds: BTreeMap::new(),
             gateway: Gateway::default(),
             sending: BTreeMap::new(),
+            stop_at: 0,
         }
     }
 }

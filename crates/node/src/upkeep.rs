@@ -253,6 +253,12 @@ impl Worker {
     pub(crate) fn on_shutdown(&mut self) {
         if self.in_cluster() {
             self.hand_over("leadership handed over before a stop");
+            for slot in self.shards.iter_mut().flatten() {
+                let commit = slot.log.commit();
+                if let Some(replica) = &mut slot.replica {
+                    replica.stop_at = commit;
+                }
+            }
         }
         self.stopping = true;
         self.on_throttled(false);
@@ -300,6 +306,9 @@ impl Worker {
     fn is_contained(&self, shard: ShardId) -> bool {
         match (&self.shards[shard as usize], self.db.get(shard)) {
             (Some(slot), Some(keyspace)) => {
+                if let Some(replica) = &slot.replica {
+                    return keyspace.durable().applied >= replica.stop_at;
+                }
                 !slot.touched
                     && !keyspace.is_flushing()
                     && keyspace.durable().applied == slot.applied().0

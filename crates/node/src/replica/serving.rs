@@ -87,10 +87,13 @@ impl Worker {
         if self.turn_bytes >= TURN_BYTES_MAX {
             self.divide_turn();
         }
-        if let Some((id, _)) = asked.name
-            && self.answer_repeated(asked, id)?
-        {
-            return Ok(());
+        if let Some((id, _)) = asked.name {
+            // It may wait here since it came the first time; it must not execute twice.
+            let same = |other: &Asked| other.name.is_some_and(|(other, _)| other == id);
+            self.jobs_asked(shard, same).into_iter().for_each(|job| self.cancel(job));
+            if self.answer_repeated(asked, id)? {
+                return Ok(());
+            }
         }
         match body {
             Body::Command(args) => self.serve_command(asked, proto, &args),
@@ -408,25 +411,25 @@ impl Worker {
         self.hold_answer(asked, 0, 0, reply);
     }
 
-    fn jobs_asked(&self, shard: ShardId, by: impl Fn(&Whom) -> bool) -> Vec<JobId> {
+    fn jobs_asked(&self, shard: ShardId, which: impl Fn(&Asked) -> bool) -> Vec<JobId> {
         let theirs = self.jobs.values().filter(|job| {
-            matches!(&job.origin, Origin::Asked(asked) if asked.shard == shard && by(&asked.whom))
+            matches!(&job.origin, Origin::Asked(asked) if asked.shard == shard && which(asked))
         });
         theirs.map(|job| job.id).collect()
     }
 
     /// Drops what waits for a node that cannot be answered.
     pub(crate) fn stop_asked_by(&mut self, shard: ShardId, gone: NodeId) {
-        let by = |whom: &Whom| matches!(whom, Whom::Peer { node, .. } if *node == gone);
+        let by = |asked: &Asked| matches!(asked.whom, Whom::Peer { node, .. } if node == gone);
         self.jobs_asked(shard, by).into_iter().for_each(|job| self.cancel(job));
     }
 
     /// A gateway wants a request ended that waits here.
     pub(crate) fn cancel_asked(&mut self, shard: ShardId, from: NodeId, of: u64, how: Cancel) {
         let here = from == self.peers.node;
-        let by = |whom: &Whom| match whom {
-            Whom::Here(ticket) => here && *ticket == of,
-            Whom::Peer { node, ticket, .. } => *node == from && *ticket == of,
+        let by = |asked: &Asked| match asked.whom {
+            Whom::Here(ticket) => here && ticket == of,
+            Whom::Peer { node, ticket, .. } => node == from && ticket == of,
         };
         for job in self.jobs_asked(shard, by) {
             match how {
