@@ -59,6 +59,8 @@ pub(crate) enum Phase {
 pub(crate) struct Replica {
     /// The last entry whose effects memory holds.
     pub(crate) memory: Index,
+    /// The empty entry that opened the leadership under way.
+    opening: Option<Index>,
     /// The last entry that the log knows to be in memory.
     told: Index,
     pub(crate) phase: Phase,
@@ -153,6 +155,7 @@ impl Replica {
     pub(crate) fn new(memory: Index) -> Self {
         Self {
             memory,
+            opening: None,
             told: memory,
             phase: Phase::Serving,
             deadline: None,
@@ -529,8 +532,9 @@ impl Worker {
             self.lose_leadership(shard);
             again = true;
         }
-        if out.gained_leadership.is_some() {
+        if let Some(leadership) = out.gained_leadership {
             self.peers.mark("leadership gained");
+            self.replica(shard).opening = Some(leadership.start);
         }
         for entry in out.committed.drain(..) {
             self.replay(shard, entry.index, &entry.payload);
@@ -548,6 +552,9 @@ impl Worker {
         let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");
         if !matches!(replica.phase, Phase::Serving) {
             return again;
+        }
+        if replica.opening == Some(replica.memory + 1) {
+            replica.memory += 1;
         }
         let told = replica.memory.min(commit);
         if told > replica.told {
@@ -622,6 +629,10 @@ impl Worker {
         let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");
         replica.held = Held::default();
         replica.sending.clear();
+        if replica.opening.take() == Some(replica.memory) {
+            // Nothing but the empty entry may be ahead of what is agreed on.
+            replica.memory = replica.memory.min(commit);
+        }
         if ahead || replica.memory > commit {
             self.peers.mark("memory rebuilt after losing leadership");
             self.rebuild(shard);
