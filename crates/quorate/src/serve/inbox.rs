@@ -19,6 +19,8 @@ pub(crate) enum Input {
     Flushed(ShardId, Mark),
     FlushWanted(ShardId),
     DiskFull(bool),
+    ReserveUsed(bool),
+    Throttled(bool),
     Shutdown,
     /// Every worker has stopped: end.
     End,

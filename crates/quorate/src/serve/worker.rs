@@ -233,6 +233,8 @@ impl Shared {
             Input::Flushed(shard, mark) => self.step(Event::Flushed { shard, mark }),
             Input::FlushWanted(shard) => self.step(Event::FlushWanted { shard }),
             Input::DiskFull(full) => self.step(Event::DiskFull { full }),
+            Input::ReserveUsed(used) => self.step(Event::ReserveUsed { used }),
+            Input::Throttled(on) => self.step(Event::Throttled { on }),
             Input::Shutdown => self.step(Event::Shutdown),
             Input::End => {
                 self.ended.set(true);
