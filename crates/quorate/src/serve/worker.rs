@@ -258,6 +258,8 @@ impl Shared {
                 self.step(Event::Peer { from, bytes: &bytes });
                 self.outlets.inboxes.took_peer_bytes(self.id, bytes.len());
             }
+            Input::ReserveUsed(used) => self.step(Event::ReserveUsed { used }),
+            Input::Throttled(on) => self.step(Event::Throttled { on }),
             Input::Shutdown => self.step(Event::Shutdown),
             Input::End => {
                 self.ended.set(true);
