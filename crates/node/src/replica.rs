@@ -82,9 +82,9 @@ pub(crate) struct Replica {
 /// Read barriers: reads of one turn share one.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
-    /// The last one that the log was asked for.
+    /// The last one, which the log is asked for at the end of the turn.
     asked: u64,
-    /// Reads may still join it.
+    /// It was not asked for yet, so reads may join it.
     open: bool,
     /// The last one that was passed.
     pub(crate) passed: u64,
@@ -404,7 +404,7 @@ impl Worker {
     }
 
     /// Does what the logs want until none wants anything: the last part of a turn.
-    pub(crate) fn settle_replicas(&mut self) {
+    pub(crate) fn settle_replicas(&mut self, end: Millis) {
         loop {
             for shard in std::mem::take(&mut self.touched) {
                 self.propose_one(shard);
@@ -414,6 +414,7 @@ impl Worker {
             stirred.sort_unstable();
             stirred.dedup();
             for shard in stirred {
+                self.ask_for_reads(shard, end);
                 self.drain(shard);
                 self.flush_if_due(shard);
                 self.set_deadline(shard);
@@ -489,8 +490,6 @@ impl Worker {
         let mut out = std::mem::take(&mut self.peers.outputs);
         loop {
             let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
-            let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");
-            replica.reads.open = false;
             out.clear();
             slot.log.take(&mut out);
             if !self.carry_out(shard, &mut out) {
@@ -562,7 +561,9 @@ impl Worker {
             slot.log.applied(told);
             again = true;
         }
-        slot.log.compact(durable.min(told));
+        // What follows a snapshot under way is needed as soon as it is there.
+        let sent = replica.sending.values().map(Sending::mark).min().unwrap_or(Index::MAX);
+        slot.log.compact(durable.min(told).min(sent));
         again
     }
 
@@ -688,17 +689,23 @@ impl Worker {
         self.stir(shard);
     }
 
-    /// Asks the log once for all reads of this turn; returns the barrier they wait for.
+    /// The barrier for which a read waits that executes now.
     pub(crate) fn read_barrier(&mut self, shard: ShardId) -> u64 {
-        let now = self.now.mono;
-        let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
-        let reads = &mut slot.replica.as_mut().expect("shards of a cluster have replicas").reads;
-        if !reads.open {
-            reads.open = true;
+        let reads = &mut self.replica(shard).reads;
+        if !std::mem::replace(&mut reads.open, true) {
             reads.asked += 1;
-            slot.log.read(now, reads.asked);
             self.stir(shard);
         }
         self.replica(shard).reads.asked
+    }
+
+    /// Asks the log once for all reads of this turn, with the time at its end: a lease that holds
+    /// then held while they executed, however long that took.
+    fn ask_for_reads(&mut self, shard: ShardId, end: Millis) {
+        let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
+        let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");
+        if std::mem::take(&mut replica.reads.open) {
+            slot.log.read(end, replica.reads.asked);
+        }
     }
 }

@@ -23,7 +23,7 @@ use crate::peer::message::{Chunk, PeerMessage};
 use crate::worker::Worker;
 use quorate_base::ids::NodeId;
 use quorate_base::mutation::{self, Mutation};
-use quorate_base::{Millis, ShardId};
+use quorate_base::{Index, Millis, ShardId};
 use quorate_data::Keyspace;
 use quorate_data::disk::REQUESTS_KEY;
 use quorate_data::table::{Flush, Mark, Table, TableOp};
@@ -245,6 +245,11 @@ impl Worker {
 }
 
 impl Sending {
+    /// The last entry that the snapshot contains.
+    pub(crate) fn mark(&self) -> Index {
+        self.mark.applied
+    }
+
     fn chunk(&mut self) -> Result<Chunk, quorate_data::table::TableError> {
         let mut pairs = Vec::new();
         let (mut bytes, mut next) = (0, None);

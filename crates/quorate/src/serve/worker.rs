@@ -137,7 +137,7 @@ impl Shared {
             let mut effects = self.effects.take();
             let (saturated, deadline, stopped) = {
                 let mut worker = self.worker.borrow_mut();
-                worker.end_turn(&mut effects);
+                worker.end_turn(self.clock.now(), &mut effects);
                 (worker.is_saturated(), worker.next_deadline(), worker.is_stopped())
             };
             for effect in effects.drain(..) {
