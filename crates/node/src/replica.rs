@@ -50,6 +50,13 @@ pub(crate) enum Phase {
     Serving,
     /// Its memory is ahead of what is agreed on and must go, once the flush under way has ended.
     Rebuilding,
+    /// Its table cannot be read: it waits for a leader's state.
+    Damaged {
+        /// Its log knows.
+        told: bool,
+        /// When it asks the leader again.
+        ask_at: Millis,
+    },
     /// Its state is being replaced by a leader's.
     Installing(Box<Installing>),
 }
@@ -111,6 +118,8 @@ pub(crate) struct Peers {
     pub(crate) deliveries: Vec<(Origin, Vec<u8>)>,
     pub(crate) gathers: fanout::Gathers,
     pub(crate) gray: gray::Gray,
+    /// The shard whose table could not be read by the command that executes.
+    pub(crate) damaged: Option<ShardId>,
     marks: BTreeMap<&'static str, u64>,
 }
 
@@ -237,7 +246,7 @@ impl Worker {
     /// A flush has ended for which a rebuild, or the beginning of a snapshot, waits.
     pub(crate) fn go_on_after_flush(&mut self, shard: ShardId) {
         match self.replica(shard).phase {
-            Phase::Serving => {}
+            Phase::Serving | Phase::Damaged { .. } => {}
             Phase::Rebuilding => self.rebuild(shard),
             Phase::Installing(_) => self.install_more(shard),
         }
@@ -356,6 +365,7 @@ impl Worker {
             PeerMessage::Received { transfer, number } => {
                 self.on_chunk_received(from, shard, transfer, number);
             }
+            PeerMessage::Want => self.begin_sending(shard, from),
             PeerMessage::Publish { .. } => {}
         }
     }
@@ -470,7 +480,11 @@ impl Worker {
     fn set_deadline(&mut self, shard: ShardId) {
         let slot = self.shards[shard as usize].as_ref().expect("replicas stay at home");
         let replica = slot.replica.as_ref().expect("shards of a cluster have replicas");
-        let wanted = [slot.log.next_deadline(), replica.gateway.deadline()];
+        let ask_at = match replica.phase {
+            Phase::Damaged { ask_at, .. } => Some(ask_at),
+            _ => None,
+        };
+        let wanted = [slot.log.next_deadline(), replica.gateway.deadline(), ask_at];
         let wanted = wanted.into_iter().flatten().min();
         let old = replica.deadline;
         if wanted == old {
@@ -500,6 +514,7 @@ impl Worker {
         self.release_answers(shard);
         self.release_flush(shard);
         self.look_at_leader(shard);
+        self.tend_damage(shard);
         self.stir_if_due(shard);
     }
 
@@ -645,7 +660,7 @@ impl Worker {
     }
 
     /// Ends everything that gateways asked of this replica: they ask again, elsewhere.
-    fn stop_serving(&mut self, shard: ShardId) {
+    pub(crate) fn stop_serving(&mut self, shard: ShardId) {
         let jobs: Vec<JobId> = self
             .jobs
             .values()
