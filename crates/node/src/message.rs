@@ -154,12 +154,14 @@ pub enum Question {
     ConfigSet(Vec<(String, i64)>),
     /// CONFIG RESETSTAT.
     ResetStats,
+    /// QUORATE SHARDS.
+    Replicas,
 }
 
 impl Question {
     /// True if a worker that answers it changes.
     pub(crate) fn changes(&self) -> bool {
-        !matches!(self, Self::Info(_) | Self::ClientList(_))
+        !matches!(self, Self::Info(_) | Self::ClientList(_) | Self::Replicas)
     }
 }
 
@@ -183,7 +185,7 @@ pub struct ClientFilter {
 pub enum Answer {
     /// To `Info`.
     Stats(Box<crate::stats::Stats>),
-    /// To `ClientList`: lines by client id.
+    /// To `ClientList` and `Replicas`: lines by the id of the client or shard.
     Lines(Vec<(ConnId, String)>),
     /// How many were affected.
     Count(u64),

@@ -50,6 +50,13 @@ pub(crate) enum Phase {
     Serving,
     /// Its memory is ahead of what is agreed on and must go, once the flush under way has ended.
     Rebuilding,
+    /// Its table cannot be read: it waits for a leader's state.
+    Damaged {
+        /// Its log knows.
+        told: bool,
+        /// When it asks the leader again.
+        ask_at: Millis,
+    },
     /// Its state is being replaced by a leader's.
     Installing(Box<Installing>),
 }
@@ -82,9 +89,9 @@ pub(crate) struct Replica {
 /// Read barriers: reads of one turn share one.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
-    /// The last one that the log was asked for.
+    /// The last one, which the log is asked for at the end of the turn.
     asked: u64,
-    /// Reads may still join it.
+    /// It was not asked for yet, so reads may join it.
     open: bool,
     /// The last one that was passed.
     pub(crate) passed: u64,
@@ -111,6 +118,8 @@ pub(crate) struct Peers {
     pub(crate) deliveries: Vec<(Origin, Vec<u8>)>,
     pub(crate) gathers: fanout::Gathers,
     pub(crate) gray: gray::Gray,
+    /// The shard whose table could not be read by the command that executes.
+    pub(crate) damaged: Option<ShardId>,
     marks: BTreeMap<&'static str, u64>,
 }
 
@@ -237,7 +246,7 @@ impl Worker {
     /// A flush has ended for which a rebuild, or the beginning of a snapshot, waits.
     pub(crate) fn go_on_after_flush(&mut self, shard: ShardId) {
         match self.replica(shard).phase {
-            Phase::Serving => {}
+            Phase::Serving | Phase::Damaged { .. } => {}
             Phase::Rebuilding => self.rebuild(shard),
             Phase::Installing(_) => self.install_more(shard),
         }
@@ -356,6 +365,7 @@ impl Worker {
             PeerMessage::Received { transfer, number } => {
                 self.on_chunk_received(from, shard, transfer, number);
             }
+            PeerMessage::Want => self.begin_sending(shard, from),
             PeerMessage::Publish { .. } => {}
         }
     }
@@ -404,7 +414,7 @@ impl Worker {
     }
 
     /// Does what the logs want until none wants anything: the last part of a turn.
-    pub(crate) fn settle_replicas(&mut self) {
+    pub(crate) fn settle_replicas(&mut self, end: Millis) {
         loop {
             for shard in std::mem::take(&mut self.touched) {
                 self.propose_one(shard);
@@ -414,6 +424,7 @@ impl Worker {
             stirred.sort_unstable();
             stirred.dedup();
             for shard in stirred {
+                self.ask_for_reads(shard, end);
                 self.drain(shard);
                 self.flush_if_due(shard);
                 self.set_deadline(shard);
@@ -469,7 +480,11 @@ impl Worker {
     fn set_deadline(&mut self, shard: ShardId) {
         let slot = self.shards[shard as usize].as_ref().expect("replicas stay at home");
         let replica = slot.replica.as_ref().expect("shards of a cluster have replicas");
-        let wanted = [slot.log.next_deadline(), replica.gateway.deadline()];
+        let ask_at = match replica.phase {
+            Phase::Damaged { ask_at, .. } => Some(ask_at),
+            _ => None,
+        };
+        let wanted = [slot.log.next_deadline(), replica.gateway.deadline(), ask_at];
         let wanted = wanted.into_iter().flatten().min();
         let old = replica.deadline;
         if wanted == old {
@@ -489,8 +504,6 @@ impl Worker {
         let mut out = std::mem::take(&mut self.peers.outputs);
         loop {
             let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
-            let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");
-            replica.reads.open = false;
             out.clear();
             slot.log.take(&mut out);
             if !self.carry_out(shard, &mut out) {
@@ -501,6 +514,7 @@ impl Worker {
         self.release_answers(shard);
         self.release_flush(shard);
         self.look_at_leader(shard);
+        self.tend_damage(shard);
         self.stir_if_due(shard);
     }
 
@@ -562,7 +576,9 @@ impl Worker {
             slot.log.applied(told);
             again = true;
         }
-        slot.log.compact(durable.min(told));
+        // What follows a snapshot under way is needed as soon as it is there.
+        let sent = replica.sending.values().map(Sending::mark).min().unwrap_or(Index::MAX);
+        slot.log.compact(durable.min(told).min(sent));
         again
     }
 
@@ -644,7 +660,7 @@ impl Worker {
     }
 
     /// Ends everything that gateways asked of this replica: they ask again, elsewhere.
-    fn stop_serving(&mut self, shard: ShardId) {
+    pub(crate) fn stop_serving(&mut self, shard: ShardId) {
         let jobs: Vec<JobId> = self
             .jobs
             .values()
@@ -688,17 +704,23 @@ impl Worker {
         self.stir(shard);
     }
 
-    /// Asks the log once for all reads of this turn; returns the barrier they wait for.
+    /// The barrier for which a read waits that executes now.
     pub(crate) fn read_barrier(&mut self, shard: ShardId) -> u64 {
-        let now = self.now.mono;
-        let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
-        let reads = &mut slot.replica.as_mut().expect("shards of a cluster have replicas").reads;
-        if !reads.open {
-            reads.open = true;
+        let reads = &mut self.replica(shard).reads;
+        if !std::mem::replace(&mut reads.open, true) {
             reads.asked += 1;
-            slot.log.read(now, reads.asked);
             self.stir(shard);
         }
         self.replica(shard).reads.asked
+    }
+
+    /// Asks the log once for all reads of this turn, with the time at its end: a lease that holds
+    /// then held while they executed, however long that took.
+    fn ask_for_reads(&mut self, shard: ShardId, end: Millis) {
+        let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
+        let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");
+        if std::mem::take(&mut replica.reads.open) {
+            slot.log.read(end, replica.reads.asked);
+        }
     }
 }

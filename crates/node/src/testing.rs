@@ -324,7 +324,7 @@ impl Node {
     }
 
     fn end_turn(&mut self, worker: WorkerId, mut effects: Vec<Effect>) {
-        self.workers[usize::from(worker)].end_turn(&mut effects);
+        self.workers[usize::from(worker)].end_turn(self.now, &mut effects);
         for effect in effects {
             self.carry_out(worker, effect);
         }

@@ -258,10 +258,11 @@ impl Worker {
         effects.append(&mut self.effects);
     }
 
-    /// Ends the turn: propose, persist, acknowledge, reply.
-    pub fn end_turn(&mut self, effects: &mut Vec<Effect>) {
+    /// Ends the turn: propose, persist, acknowledge, reply. `now` is the time at its end: whatever
+    /// came in during the turn came before.
+    pub fn end_turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
         if self.in_cluster() {
-            self.settle_replicas();
+            self.settle_replicas(now.mono.max(self.now.mono));
         } else {
             self.propose_touched();
         }

@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) workers: u16,
     /// Such as "4 GiB"; empty: half of the machine's memory.
     pub(crate) memory: String,
+    /// What the tables may lack before writes wait for them, such as "4 GiB".
+    pub(crate) journal: String,
     pub(crate) log_format: LogFormat,
     pub(crate) log: String,
     #[serde(rename = "space")]
@@ -77,6 +79,7 @@ impl Default for Config {
             durability: Durability::Sync,
             workers: 0,
             memory: String::new(),
+            journal: "1 GiB".into(),
             log_format: LogFormat::Human,
             log: "info".into(),
             spaces: Vec::new(),
@@ -147,7 +150,8 @@ impl Config {
                 peer_listen: args.peer_listen.as_ref(),
             },
         };
-        let names = ["listen", "data", "durability", "workers", "memory", "log_format", "log"];
+        let names =
+            ["listen", "data", "durability", "workers", "memory", "journal", "log_format", "log"];
         let of_cluster = ["cluster", "node", "peers", "peer_listen"];
         let cluster = Env::prefixed("QUORATE_").only(&of_cluster).map(|name| match name.as_str() {
             "cluster" => "cluster.name".into(),
@@ -205,6 +209,7 @@ impl Config {
             ));
         }
         self.cluster()?;
+        self.journal_bytes()?;
         self.memory_bytes().map(|_| ())
     }
 
@@ -220,6 +225,16 @@ impl Config {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         u16::try_from(cores / 2).unwrap_or(u16::MAX).max(1)
+    }
+
+    /// Bytes of the journal that the tables may lack before writes wait.
+    pub(crate) fn journal_bytes(&self) -> Result<u64, String> {
+        parse_bytes(&self.journal).filter(|&bytes| bytes >= 64 << 20).ok_or_else(|| {
+            format!(
+                "journal = '{}' is no size of at least 64 MiB; write it as \"512 MiB\" or \"4 GiB\"",
+                self.journal
+            )
+        })
     }
 
     /// Bytes of memory for data.

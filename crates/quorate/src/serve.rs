@@ -267,6 +267,9 @@ impl Node {
             fatal: Fatal,
             durable: found.durable,
             held: VecDeque::new(),
+            bytes_max: config.journal_bytes().map_err(ServeError::Config)?,
+            told: journal::Told::default(),
+            store_waits: false,
         };
         node.others.push(spawn("journal".into(), move || thread.run())?);
         let (untidy_sender, untidy) = channel();
@@ -275,6 +278,7 @@ impl Node {
             untidy,
             tidied: node.store.clone(),
             fatal: Fatal,
+            postponed: BTreeSet::new(),
         };
         // It ends with the process: a compaction may be cut short at any point.
         spawn("tidy".into(), move || thread.run())?;
@@ -289,6 +293,7 @@ impl Node {
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: untidy_sender,
+            short: BTreeSet::new(),
         };
         node.others.push(spawn("store".into(), move || thread.run())?);
         node.start_workers(&node_config, &outlets, found.starts, receivers, clock)?;

@@ -19,8 +19,7 @@
 //! - A directory without a pointer, and a generation the pointer does not name, are leftovers and
 //!   are removed when the store opens.
 //! - The first failed write or sync of a shard ends its writing; only reopening continues. A
-//!   compaction that finds no room is no such failure: it only adds files, and the tree goes on
-//!   without them, unless the manifest was switched already (see `shard`).
+//!   lack of room is no such failure: it leaves files that the tree goes on without, unless the manifest was switched already (see `shard`).
 //! - Readers hold a [`snapshot`] and take no lock that is held across disk work.
 //! - What is not persisted lies in sorted runs in memory, which `persist` writes as one table (see
 //!   `recent`); a shard has a bounded number of overlapping runs, in memory and on disk.
@@ -143,8 +142,8 @@ impl Store {
     }
 
     /// Makes everything written to `shard` durable and returns its mark. Without anything new this
-    /// touches no file. [`StoreError::Full`] means that nothing was written, and that nothing can
-    /// be before the shard is compacted, for which there is no room.
+    /// touches no file. [`StoreError::Full`] means that there is no room, or none for a
+    /// compaction without which nothing more can be written, and that nothing was changed.
     pub fn persist(&self, shard: ShardId) -> Result<Mark, StoreError> {
         self.shard(shard).persist()
     }

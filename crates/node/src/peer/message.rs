@@ -9,6 +9,7 @@
 //! 6 PUBLISH   sharded u8 │ channel │ payload
 //! 7 CHUNK     transfer u64 │ number │ applied │ term │ keys │ last u8 │ ( key │ value ) …
 //! 8 RECEIVED  transfer u64 │ number
+//! 9 WANT      a snapshot of the shard
 //!
 //! body        1 COMMAND args │ 2 PART args │ 3 EXEC count × ( key │ live u8 │ token ), count × args
 //!             │ 4 WATCH args │ 5 OPEN session u64 │ 6 OUTCOME session u64 │ number
@@ -35,6 +36,7 @@ pub(crate) enum PeerMessage {
     Publish { sharded: bool, channel: Vec<u8>, payload: Vec<u8> },
     Chunk(Chunk),
     Received { transfer: u64, number: u64 },
+    Want,
 }
 
 /// A request on its way to the leader of its shard.
@@ -167,6 +169,7 @@ impl PeerMessage {
                 out.extend_from_slice(&transfer.to_le_bytes());
                 put_varint(&mut out, *number);
             }
+            Self::Want => out.push(9),
         }
         out
     }
@@ -230,6 +233,7 @@ impl PeerMessage {
                 Self::Chunk(Chunk { transfer, number, mark, last, pairs })
             }
             8 => Self::Received { transfer: reader.u64()?, number: reader.varint()? },
+            9 => Self::Want,
             _ => return None,
         };
         reader.is_empty().then_some(message)
@@ -355,6 +359,7 @@ mod tests {
             PeerMessage::Publish { sharded: true, channel: b"c".to_vec(), payload: b"p".to_vec() },
             PeerMessage::Chunk(Chunk { transfer: 3, number: 1, mark, last: true, pairs }),
             PeerMessage::Received { transfer: 3, number: 1 },
+            PeerMessage::Want,
         ];
         for message in messages {
             let bytes = message.encode();

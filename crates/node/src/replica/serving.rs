@@ -121,6 +121,11 @@ impl Worker {
                 self.finish(asked, done);
             }
         }
+        if let Some(shard) = self.peers.damaged.take() {
+            // Somebody else leads next, and executes it there.
+            self.abandon_table(shard);
+            return Ok(());
+        }
         // Whom this woke goes first.
         while let Some(job) = self.runnable.pop_front() {
             self.advance(job);
@@ -219,6 +224,9 @@ impl Worker {
             ctx.reply.truncate(0);
             ctx.reply.error(error.to_string().as_bytes());
             self.stats.errors += 1;
+            if matches!(error, quorate_data::Error::Store(_)) {
+                self.peers.damaged = Some(shard);
+            }
         }
         let keyspace = self.db.shard(shard);
         let changed = keyspace.batch().len() != before;

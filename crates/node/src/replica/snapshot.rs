@@ -17,13 +17,14 @@
 //! another snapshot. Chunks are bounded, so neither side holds more of a shard than a few.
 
 use super::Phase;
+use super::serving::Held;
 use crate::event::Effect;
 use crate::peer::Address;
 use crate::peer::message::{Chunk, PeerMessage};
 use crate::worker::Worker;
 use quorate_base::ids::NodeId;
 use quorate_base::mutation::{self, Mutation};
-use quorate_base::{Millis, ShardId};
+use quorate_base::{Index, Millis, ShardId};
 use quorate_data::Keyspace;
 use quorate_data::disk::REQUESTS_KEY;
 use quorate_data::table::{Flush, Mark, Table, TableOp};
@@ -34,6 +35,9 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// Chunks on their way.
 const WINDOW: u64 = 4;
+
+/// How often a replica whose table is damaged asks for another state.
+const ASK_MS: Millis = 500;
 
 /// A transfer that the follower has not gone on with for so long is begun anew.
 const STALLED_MS: Millis = 10_000;
@@ -75,6 +79,9 @@ pub(crate) struct Installing {
 impl Worker {
     /// Begins to send the shard's state to `peer`, unless that is under way.
     pub(crate) fn begin_sending(&mut self, shard: ShardId, peer: NodeId) {
+        if !self.leads(shard) {
+            return;
+        }
         let now = self.now.mono;
         let table = self.db.shard(shard).table_snapshot();
         let transfer = self.prng.next_u64();
@@ -235,16 +242,50 @@ impl Worker {
     pub(crate) fn abandon_table(&mut self, shard: ShardId) {
         self.peers.mark("damaged table given up");
         let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
-        if let Some(to) = slot.log.successor().filter(|_| slot.log.is_leader()) {
-            slot.log.transfer(to);
+        if std::mem::take(&mut slot.touched) {
+            slot.turn = 0;
+            drop(self.db.shard(shard).take_batch());
         }
-        slot.log.begin_install();
-        self.replica(shard).phase = Phase::Rebuilding;
+        let ask_at = self.now.mono;
+        let replica = self.replica(shard);
+        replica.phase = Phase::Damaged { told: false, ask_at };
+        replica.held = Held::default();
+        replica.sending.clear();
+        self.drop_cut(shard);
+        self.stop_serving(shard);
+        self.stir(shard);
+    }
+
+    /// Goes on with a damaged replica: it hands over what it leads, says that it has lost its state,
+    /// and asks the leader for another one.
+    pub(crate) fn tend_damage(&mut self, shard: ShardId) {
+        let now = self.now.mono;
+        let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
+        let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");
+        let Phase::Damaged { told, ask_at } = &mut replica.phase else { return };
+        if *ask_at > now {
+            return;
+        }
+        *ask_at = now + ASK_MS;
+        if slot.log.is_leader() {
+            if let Some(to) = slot.log.successor() {
+                slot.log.transfer(to);
+            }
+        } else if !std::mem::replace(told, true) {
+            slot.log.begin_install();
+        } else if let Some(leader) = slot.log.leader() {
+            self.post(leader, Address::Shard(shard), &PeerMessage::Want);
+        }
         self.stir(shard);
     }
 }
 
 impl Sending {
+    /// The last entry that the snapshot contains.
+    pub(crate) fn mark(&self) -> Index {
+        self.mark.applied
+    }
+
     fn chunk(&mut self) -> Result<Chunk, quorate_data::table::TableError> {
         let mut pairs = Vec::new();
         let (mut bytes, mut next) = (0, None);

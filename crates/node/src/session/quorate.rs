@@ -2,6 +2,8 @@
 
 use super::{CONTAINER, SessionSpec, Sub, help, run_sub};
 use crate::conn::Conn;
+use crate::message::Question;
+use crate::replica::ReplicaView;
 use crate::worker::Worker;
 use quorate_data::command::flag;
 
@@ -23,7 +25,12 @@ pub(super) const SUBS: &[Sub] = &[
         flags: ANY,
         run: |worker, conn, args| worker.ask_outcome(conn, args[2]),
     },
-    Sub { name: "shards", arity: 2, flags: ANY, run: shards },
+    Sub {
+        name: "shards",
+        arity: 2,
+        flags: ANY,
+        run: |worker, conn, _| worker.ask(conn, &Question::Replicas),
+    },
 ];
 
 fn show_help(_: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
@@ -34,26 +41,24 @@ fn show_help(_: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
     help(&mut conn.reply(), "QUORATE", &lines);
 }
 
-/// One line a replica of the worker that is asked: enough to see who leads what.
-fn shards(worker: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
-    let replicas = worker.replicas();
-    let mut reply = conn.reply();
-    reply.array(replicas.len());
-    for replica in replicas {
-        let state = match (replica.lost, replica.serving) {
-            (true, _) => "catching-up",
-            (false, false) => "rebuilding",
-            (false, true) if replica.leads => "leader",
-            (false, true) => "follower",
+impl Worker {
+    /// One line for each replica at home with this worker.
+    pub(super) fn replica_lines(&self) -> Vec<(u64, String)> {
+        let line = |replica: ReplicaView| {
+            let state = match (replica.lost, replica.serving) {
+                (true, _) => "catching-up",
+                (false, false) => "rebuilding",
+                (false, true) if replica.leads => "leader",
+                (false, true) => "follower",
+            };
+            let ReplicaView { shard, leader, term, commit, memory, .. } = replica;
+            let leader = leader.unwrap_or(0);
+            let line = format!(
+                "shard={shard} leader={leader} term={term} commit={commit} applied={memory} \
+                 state={state}"
+            );
+            (u64::from(shard), line)
         };
-        let line = format!(
-            "shard={} leader={} term={} commit={} applied={} state={state}",
-            replica.shard,
-            replica.leader.unwrap_or(0),
-            replica.term,
-            replica.commit,
-            replica.memory,
-        );
-        reply.bulk(line.as_bytes());
+        self.replicas().into_iter().map(line).collect()
     }
 }

@@ -37,6 +37,8 @@ pub(crate) enum Input {
         from: NodeId,
         bytes: Vec<u8>,
     },
+    ReserveUsed(bool),
+    Throttled(bool),
     Shutdown,
     /// Every worker has stopped: end.
     End,

@@ -137,7 +137,7 @@ impl Shared {
             let mut effects = self.effects.take();
             let (saturated, deadline, stopped) = {
                 let mut worker = self.worker.borrow_mut();
-                worker.end_turn(&mut effects);
+                worker.end_turn(self.clock.now(), &mut effects);
                 (worker.is_saturated(), worker.next_deadline(), worker.is_stopped())
             };
             for effect in effects.drain(..) {
@@ -258,6 +258,8 @@ impl Shared {
                 self.step(Event::Peer { from, bytes: &bytes });
                 self.outlets.inboxes.took_peer_bytes(self.id, bytes.len());
             }
+            Input::ReserveUsed(used) => self.step(Event::ReserveUsed { used }),
+            Input::Throttled(on) => self.step(Event::Throttled { on }),
             Input::Shutdown => self.step(Event::Shutdown),
             Input::End => {
                 self.ended.set(true);

@@ -32,8 +32,8 @@ pub enum StoreError {
     },
     /// There was no room; nothing was changed.
     #[error(
-        "the disk has no room to compact {}, which takes {needed_bytes} bytes for a while; make \
-         room", path.display()
+        "the disk has no room to write or compact {}, which takes {needed_bytes} bytes, if only for \
+         a while; make room", path.display()
     )]
     Full {
         /// The tree's directory.

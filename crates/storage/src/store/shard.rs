@@ -1,8 +1,8 @@
 //! One shard's tree: its generations, and the steps that change it.
 //!
-//! # A compaction without room
+//! # A persist or a compaction without room
 //!
-//! `lsm-tree` writes the files of a compaction first, then a manifest `v<n>`, and last switches
+//! `lsm-tree` writes new tables first, then a manifest `v<n>`, and last switches
 //! `current` to it; only then does it go on with the new state. If it runs out of room before the
 //! switch, the old state stands in memory and on disk, and the next manifest overwrites the
 //! unfinished one, so the tree is as sound as before. The unfinished tables stay until the tree is
@@ -409,7 +409,22 @@ impl Shard {
         {
             return Err(live.full(plan));
         }
-        live.add(&writer.recent).map_err(|e| StoreError::tree("write", &live.dir, e))?;
+        let files = files::table_files(&live.dir)?;
+        match live.add(&writer.recent) {
+            Err(error) if StoreError::is_out_of_room(&error) => {
+                // What another thread's compaction wrote is told from what is left over once it
+                // has ended.
+                let _compacting = live.compacting.lock().expect("no holder of this lock panics");
+                return Err(match live.take_back(&files)? {
+                    true => {
+                        let needed_bytes = self.unpersisted_bytes();
+                        StoreError::Full { path: live.dir.clone(), needed_bytes }
+                    }
+                    false => StoreError::tree("write", &live.dir, error),
+                });
+            }
+            done => done.map_err(|e| StoreError::tree("write", &live.dir, e))?,
+        }
         if writer.pointed != Some(live.number) {
             files::write_pointer(&self.dir, live.number)?;
             writer.pointed = Some(live.number);

@@ -660,7 +660,7 @@ fn add_run(store: &Store, model: &mut Model, n: u64) -> Result<Mark, StoreError>
 }
 
 #[test]
-fn a_compaction_that_finds_no_room_leaves_everything_as_it_was() {
+fn what_finds_no_room_leaves_everything_as_it_was() {
     let Some(disk) = SmallDisk::mount(64) else { return };
     let dir = disk.0.path().join("store");
     let store = open(&dir);
@@ -687,17 +687,27 @@ fn a_compaction_that_finds_no_room_leaves_everything_as_it_was() {
         std::fs::remove_file(ballast).unwrap();
     }
 
+    // The same for a persist.
+    let ballast = disk.fill(500 << 10);
+    let error = add_run(&store, &mut model, 5).unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert_eq!(tables(), before);
+    assert!(contents(&*store.table(0)).unwrap() == model, "what was written is visible");
+    assert!(store.unpersisted_bytes(0) > 0);
+    std::fs::remove_file(ballast).unwrap();
+    assert_eq!(store.persist(0).unwrap().applied, 5);
+
     // Writing goes on, and so does compacting once there is room.
     let ballast = disk.fill(900 << 10);
     assert!(store.maintain(0).is_err());
-    let small = flush(0, 5, false, vec![put("small", "value")]);
+    let small = flush(0, 6, false, vec![put("small", "value")]);
     apply(&mut model, &small);
     store.write(small).unwrap();
     store.persist(0).unwrap();
     drop(store);
     let store = open(&dir);
     assert!(contents(&*store.table(0)).unwrap() == model);
-    assert_eq!(store.table(0).mark().applied, 5);
+    assert_eq!(store.table(0).mark().applied, 6);
     std::fs::remove_file(ballast).unwrap();
     assert!(store.maintain(0).unwrap());
     assert_eq!(store.maintain_bytes(0), 0);
