@@ -2,8 +2,10 @@
 //! behind [`Log`], over the engine `raft` 0.7.
 //!
 //! The engine decides; this module owns what it decides about: the entries (`store`), their
-//! journey to the journal, the messages' form (`wire`), reads (`reads`) and time. It drives
-//! the engine's `Raft` itself rather than its `RawNode`, whose `Ready` copies every entry twice.
+//! journey to the journal (`output`), the messages' form (`wire`), time (`drive`), reads (`reads`)
+//! and the leases that spare them messages (`lease`), replicas that lost something and snapshots
+//! (`lost`), members (`members`), and sleep (`sleep`). It drives the engine's `Raft` itself rather
+//! than its `RawNode`, whose `Ready` copies every entry twice.
 //!
 //! What is kept here that the engine leaves to its user:
 //!
@@ -19,30 +21,47 @@
 //!   as committed.
 //! - **Memory.** Entries leave memory when they are applied, allowed to go and, in a group of
 //!   several, held by all voters (the leader's messages carry that index along) or too many.
+//! - **Entries of the log's own.** A leader appends entries that are not the node's: the opening
+//!   one, changes of members, and what lost peers wait for. After the opening one they are appended
+//!   only within `step`, `tick` and `reconfigure`, so [`Log::next_index`] stands still between
+//!   these. Replicas that follow get them with an empty payload.
+//! - **Snapshots** travel outside. The engine's own way of dealing with them is not used: a
+//!   follower that needs one is reported in [`Outputs::need_snapshot`], and its log begins anew at
+//!   [`Log::install`].
 //!
-//! Not here yet: snapshots, changes of membership, learners, and letting idle groups sleep.
+//! A leader's entry counts as agreed on here only when its own sync is done too, even if a quorum
+//! of others has it before. It would be safe to acknowledge it then, but tables could get ahead
+//! of the journal of their own node, and would be from another log after a crash and a failover
+//! that is found out too late. The gain would be small: syncs run at the same time everywhere.
 
+mod drive;
 mod lease;
+mod lost;
+mod members;
+mod output;
 mod reads;
 mod restore;
+mod sleep;
 mod store;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use crate::{Body, Entry, Leadership, Log, Members, NotLeader, Outputs, Record};
+use crate::{Leadership, Log, Members, NotLeader, Outputs};
 pub use lease::{CLOCK_DRIFT_MAX_PERCENT, LEASE_MS};
 use lease::{Lease, Promise};
+use lost::{Loss, Patient};
+use members::Conf;
 use quorate_base::ids::NodeId;
 use quorate_base::mutation::{Mutation, active};
 use quorate_base::{Index, Millis, Prng, ShardId, Term};
-use raft::eraftpb::{Entry as Slip, Message, MessageType};
-use raft::{CAMPAIGN_TRANSFER, Config, StateRole, Storage};
-use reads::{Question, Reads};
+use raft::eraftpb::{Message, MessageType};
+use raft::{Config, StateRole, Storage};
+use reads::Reads;
 pub use restore::{RestoreError, Restored};
-use restore::{encode_state, restore};
-use std::collections::VecDeque;
-use std::sync::Arc;
+use restore::{Start, restore};
+use sleep::Sleep;
+use std::collections::{BTreeMap, VecDeque};
 use store::{Store, slip};
 
 /// The engine's unit of time.
@@ -70,6 +89,7 @@ const ELECTION_TICKS_MAX: u64 = ELECTION_TICKS + ELECTION_TICKS / 2;
 pub struct RaftLog {
     shard: ShardId,
     id: NodeId,
+    /// Nobody else is in the group: no time, no messages.
     alone: bool,
     raft: raft::Raft<Store>,
 
@@ -79,34 +99,55 @@ pub struct RaftLog {
     /// Term and vote as last handed to the journal, and the term as known durable.
     saved: (Term, NodeId),
     durable_term: Term,
+    /// Something else of the state record changed since.
+    state_changed: bool,
 
     // How far the node is.
     delivered: Index,
     applied: Index,
     compactable: Index,
-    /// All voters hold the log up to here durably, as far as known.
+    /// All members hold the log up to here durably, as far as known.
     floor: Index,
+    retained_bytes_max: usize,
 
     // Leadership: the one in effect, and the role as last looked at.
     leading: Option<Leadership>,
     /// The term whose leadership ended, or whether one began, since the last [`Log::take`].
-    lost: Option<Term>,
+    ended: Option<Term>,
     gained: bool,
     seen: (Term, StateRole, NodeId),
     /// Proposals since the last append to the followers.
     unsent: bool,
     /// Leadership was lost and the node has not yet said where its state is.
     rebuilding: bool,
-    lease: Lease,
-    promise: Promise,
+
+    // Members, as of an index.
+    conf: Conf,
+    conf_index: Index,
+    /// The write that makes them durable, and the index.
+    unsaved_change: Option<(u64, Index)>,
+
+    // Losses: of this replica, and of its peers while it leads.
+    loss: Option<Loss>,
+    /// Names the time since the last loss; 0 before the first.
+    life: u64,
+    /// The journal's entries up to here are of no use.
+    void: Index,
+    patients: BTreeMap<NodeId, Patient>,
 
     // Time and chance.
     clock: Option<Millis>,
     prng: Prng,
     election_ticks: u64,
     next_question: u64,
+    lease: Lease,
+    promise: Promise,
+    sleep: Sleep,
 
     reads: Reads,
+    /// Messages that the engine knows nothing of: to leave at once, or after the last write.
+    own_now: Vec<(NodeId, Vec<u8>)>,
+    own_durable: Vec<(NodeId, Vec<u8>)>,
     rejected: u64,
 }
 
@@ -121,9 +162,9 @@ struct Written {
 }
 
 impl RaftLog {
-    /// The replica of `shard` on node `id`, one of `voters`, as `restored` left it. `seed`
-    /// decides its election jitter and must differ from the other replicas' and from that of
-    /// earlier lives of this one.
+    /// The replica of `shard` on node `id` as `restored` left it. `voters` are the first members
+    /// of the group; later ones are known from the log. `seed` decides its election jitter and
+    /// must differ from the other replicas' and from that of earlier lives of this one.
     pub fn new(
         shard: ShardId,
         id: NodeId,
@@ -131,12 +172,21 @@ impl RaftLog {
         restored: Restored,
         seed: u64,
     ) -> Result<Self, RestoreError> {
-        if !voters.contains(&id) {
-            return Err(RestoreError::NotAVoter(id));
-        }
-        let alone = voters.len() == 1;
+        let log = Self::joining(shard, id, voters, restored, seed)?;
+        if log.conf.contains(id) { Ok(log) } else { Err(RestoreError::NotAVoter(id)) }
+    }
+
+    /// Like [`RaftLog::new`] for a replica that is, as far as known here, not a member, or not any
+    /// more. It follows whoever leads the group and never campaigns before it is a voter.
+    pub fn joining(
+        shard: ShardId,
+        id: NodeId,
+        voters: &[NodeId],
+        restored: Restored,
+        seed: u64,
+    ) -> Result<Self, RestoreError> {
         let applied = restored.applied;
-        let (store, hard) = restore(voters, restored)?;
+        let Start { store, hard, state, conf } = restore(id, voters, restored)?;
         let saved = (hard.term, hard.vote);
         let config = Config {
             id,
@@ -157,291 +207,55 @@ impl RaftLog {
         let mut log = Self {
             shard,
             id,
-            alone,
+            alone: conf.is_only(id),
             written: VecDeque::new(),
             last_seq: 0,
             saved,
             durable_term: saved.0,
+            state_changed: false,
             delivered: applied,
             applied,
             compactable: applied,
             floor: 0,
+            retained_bytes_max: RETAINED_BYTES_MAX,
             leading: None,
-            lost: None,
+            ended: None,
             gained: false,
             seen: (raft.term, raft.state, raft.leader_id),
             unsent: false,
             rebuilding: false,
-            lease: Lease::default(),
-            promise: Promise::new(saved.0 == 0),
+            conf,
+            conf_index: state.conf_index,
+            unsaved_change: None,
+            loss: None,
+            life: state.life,
+            void: state.void,
+            patients: BTreeMap::new(),
             clock: None,
             election_ticks: ELECTION_TICKS,
             next_question: prng.next_u64(),
             prng,
+            lease: Lease::default(),
+            promise: Promise::new(saved.0 == 0),
+            sleep: Sleep::default(),
             reads: Reads::default(),
+            own_now: Vec::new(),
+            own_durable: Vec::new(),
             rejected: 0,
             raft,
         };
         log.redraw();
         log.trim();
-        if saved.0 == 0 {
+        if state.lost {
+            log.start_lost(state.forgot_votes, state.bound);
+        } else if log.alone {
+            log.campaign();
+            assert!(log.is_leader(), "the only voter did not elect itself");
+        } else if saved.0 == 0 {
             // Nobody can have been heard.
             log.raft.election_elapsed = ELECTION_TICKS as usize;
         }
-        if alone {
-            log.campaign();
-            assert!(log.is_leader(), "the only voter did not elect itself");
-        }
         Ok(log)
-    }
-
-    /// A new draw of the election timeout.
-    fn redraw(&mut self) {
-        self.election_ticks = ELECTION_TICKS + self.prng.below(ELECTION_TICKS_MAX - ELECTION_TICKS);
-        self.raft.set_randomized_election_timeout(self.election_ticks as usize);
-    }
-
-    /// Follows the engine after a call that may have changed its log's end or its role.
-    fn settle(&mut self) {
-        let last = self.raft.raft_log.last_index();
-        while self.raft.store().last() < last {
-            // Only the entry that opens a leadership comes from the engine itself.
-            let index = self.raft.store().last() + 1;
-            let term = self.raft.raft_log.term(index).expect("the engine holds it");
-            self.raft.mut_store().push_empty(term);
-        }
-        let now = (self.raft.term, self.raft.state, self.raft.leader_id);
-        if now != self.seen {
-            self.seen = now;
-            self.reads.restart();
-            self.lease.restart();
-            self.redraw();
-            let term = (now.1 == StateRole::Leader).then_some(now.0);
-            if self.leading.map(|leading| leading.term) != term {
-                if let Some(ended) = self.leading.filter(|_| !self.gained) {
-                    self.lost = Some(ended.term);
-                }
-                self.gained = term.is_some();
-                self.leading = term.map(|term| Leadership { term, start: last });
-            }
-        }
-        self.raft.set_randomized_election_timeout(self.election_ticks as usize);
-    }
-
-    /// Moves the engine's time forward.
-    fn advance(&mut self, now: Millis) {
-        if self.alone {
-            return;
-        }
-        self.promise.begin(now);
-        let clock = *self.clock.get_or_insert(now);
-        let ticks = now.saturating_sub(clock) / TICK_MS;
-        if ticks == 0 {
-            return;
-        }
-        self.clock = Some(clock + ticks * TICK_MS);
-        // Whoever slept through more than an election has nothing to gain from more ticks.
-        for _ in 0..ticks.min(ELECTION_TICKS_MAX) {
-            if self.raft.tick() {
-                if self.raft.state != StateRole::Leader {
-                    self.redraw();
-                }
-                self.settle();
-            }
-        }
-        if self.reads.asked_at().is_some_and(|asked| now.saturating_sub(asked) >= READ_RETRY_MS) {
-            self.reads.restart();
-        }
-    }
-
-    /// Takes over the payloads of an append that the engine has just handled.
-    fn adopt(&mut self, first: Index, payloads: Vec<(Term, Arc<Vec<u8>>)>) {
-        for (index, (term, payload)) in (first..).zip(payloads) {
-            if !self.raft.raft_log.match_term(index, term) {
-                return;
-            }
-            let store = self.raft.mut_store();
-            if index < store.first() || store.get(index).is_some_and(|slot| slot.term == term) {
-                continue;
-            }
-            if index <= store.last() {
-                store.truncate_from(index);
-            }
-            assert_eq!(index, store.last() + 1, "the log of shard {} has a gap", self.shard);
-            store.push(term, payload);
-        }
-    }
-
-    /// Hands new state and entries to the journal.
-    fn write(&mut self, out: &mut Outputs) {
-        let shard = self.shard;
-        let (term, vote) = (self.raft.term, self.raft.vote);
-        let state = (term, vote) != self.saved;
-        if state {
-            self.saved = (term, vote);
-            let state = encode_state(term, vote, self.raft.raft_log.committed);
-            out.persist.push(Record { shard, body: Body::State(state) });
-        }
-        let first = self.raft.raft_log.unstable.offset;
-        let last = self.raft.raft_log.last_index();
-        let mut end = None;
-        if first <= last {
-            let store = self.raft.store();
-            for index in first..=last {
-                let slot = store.get(index).expect("the store mirrors the engine's log");
-                let payload = Arc::clone(&slot.payload);
-                let entry = Entry { term: slot.term, index, payload };
-                out.persist.push(Record { shard, body: Body::Entry(entry) });
-            }
-            let last_term = store.get(last).expect("just read").term;
-            // A write under way whose end is replaced by this one no longer tells anything.
-            for written in self.written.iter_mut().rev() {
-                match written.last {
-                    Some((index, _)) if index >= first => written.last = None,
-                    Some(_) => break,
-                    None => {}
-                }
-            }
-            self.raft.raft_log.stable_entries(last, last_term);
-            end = Some((last, last_term));
-        }
-        if state || end.is_some() {
-            self.last_seq += 1;
-            let term = state.then_some(term);
-            self.written.push_back(Written { seq: self.last_seq, last: end, term });
-        }
-        out.seq = self.last_seq;
-    }
-
-    /// Puts the question of a read round to the engine, if one should and can begin.
-    fn ask(&mut self) {
-        let leads = self.raft.state == StateRole::Leader;
-        let can = if leads { self.raft.commit_to_current_term() } else { self.raft.leader_id != 0 };
-        if !self.reads.wants_round() || !can {
-            return;
-        }
-        let mut question = Question::default();
-        question[..8].copy_from_slice(&self.id.to_le_bytes());
-        question[8..].copy_from_slice(&self.next_question.to_le_bytes());
-        self.next_question = self.next_question.wrapping_add(1);
-        let entry = Slip { data: question.to_vec().into(), ..Slip::default() };
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgReadIndex);
-        message.set_entries(vec![entry].into());
-        self.reads.begin(question, self.clock.unwrap_or(0));
-        self.call(message);
-    }
-
-    /// Encodes and sorts the engine's messages.
-    fn send(&mut self, out: &mut Outputs) {
-        if self.raft.msgs.is_empty() {
-            return;
-        }
-        self.refresh_floor();
-        let term_is_durable = self.durable_term == self.raft.term;
-        let nothing_under_way = self.written.is_empty();
-        for message in std::mem::take(&mut self.raft.msgs) {
-            let Some(bytes) = wire::encode(&message, self.floor, self.raft.store()) else {
-                continue;
-            };
-            let waits = matches!(
-                message.get_msg_type(),
-                MessageType::MsgRequestVote
-                    | MessageType::MsgRequestVoteResponse
-                    | MessageType::MsgAppendResponse
-            );
-            if nothing_under_way || (term_is_durable && !waits) {
-                out.send_now.push((message.to, bytes));
-            } else {
-                out.send_durable.push((message.to, bytes));
-            }
-        }
-    }
-
-    /// Hands out what was agreed on since the last time.
-    fn deliver(&mut self, out: &mut Outputs) {
-        let commit = self.commit();
-        out.commit = commit;
-        if let Some(ended) = self.lost.take() {
-            // The node's state is ahead of what was agreed on: nothing can be replayed on it
-            // until the node has seen this. Entries that replaced own proposals, which `commit`
-            // would wrongly acknowledge, are durable at a later call at the earliest.
-            let last = self.raft.store().get(commit);
-            assert!(
-                last.is_none_or(|slot| slot.term <= ended),
-                "entry {commit} of a later term than {ended} would pass for an own proposal"
-            );
-            self.delivered = self.delivered.max(commit);
-            self.rebuilding = true;
-            out.lost_leadership = true;
-            return;
-        }
-        let own = self.leading.map_or(Index::MAX, |leading| leading.start);
-        let store = self.raft.store();
-        for index in self.delivered + 1..=commit.min(own - 1) {
-            let slot = store.get(index).expect("entries stay until they are delivered");
-            let payload = Arc::clone(&slot.payload);
-            out.committed.push(Entry { term: slot.term, index, payload });
-        }
-        self.delivered = self.delivered.max(commit);
-    }
-
-    fn refresh_floor(&mut self) {
-        if self.leading.is_some() {
-            let matched = self.raft.prs().iter().map(|(_, progress)| progress.matched).min();
-            self.floor = self.floor.max(matched.unwrap_or(0));
-        }
-    }
-
-    /// Drops entries that nobody needs.
-    fn trim(&mut self) {
-        let allowed = self.compactable.min(self.raft.raft_log.applied);
-        if self.raft.store().first() > allowed {
-            return;
-        }
-        if !self.alone {
-            self.refresh_floor();
-        }
-        let needed_after = if self.alone { allowed } else { self.floor };
-        let store = self.raft.mut_store();
-        while store.first() <= allowed
-            && (store.first() <= needed_after || store.bytes() > RETAINED_BYTES_MAX)
-        {
-            store.pop_first();
-        }
-    }
-
-    /// Whether a follower refused, before it caught up, a position that it holds by now. The engine
-    /// would go back for it to entries that have left memory. (A voter that lost what it
-    /// acknowledged is another matter: it must not come back as the same voter.)
-    fn is_stale_rejection(&self, message: &Message) -> bool {
-        message.reject
-            && message.get_msg_type() == MessageType::MsgAppendResponse
-            && message.term == self.raft.term
-            && self.leading.is_some()
-            && self.raft.prs().get(message.from).is_some_and(|peer| message.index <= peer.matched)
-    }
-
-    /// Notes that a leader is heard; `false` for a request that the promise to it forbids.
-    fn keeps_promise(&mut self, now: Millis, message: &Message) -> bool {
-        match message.get_msg_type() {
-            MessageType::MsgAppend | MessageType::MsgHeartbeat => {
-                if message.term >= self.raft.term {
-                    self.promise.renew(now);
-                }
-                true
-            }
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                *message.context == *CAMPAIGN_TRANSFER || !self.promise.holds(now)
-            }
-            _ => true,
-        }
-    }
-
-    /// A local message to the engine. It refuses some silently; each caller copes with that.
-    fn call(&mut self, message: Message) {
-        let _ = self.raft.step(message);
-        self.settle();
     }
 }
 
@@ -459,15 +273,13 @@ impl Log for RaftLog {
         if !self.accepts() {
             return Err(NotLeader { leader: self.leader().filter(|leader| *leader != self.id) });
         }
-        let (index, term) = (self.next_index(), self.raft.term);
-        let taken = self.raft.append_entry(&mut [slip(index, term)]);
-        assert!(taken, "the engine refused an entry though it has no size limit");
-        self.raft.mut_store().push(term, Arc::new(payload));
-        self.unsent = true;
-        Ok(index)
+        self.be_busy();
+        Ok(self.append(payload))
     }
 
     fn read(&mut self, now: Millis, id: u64) {
+        self.be_busy();
+        self.clock.get_or_insert(now);
         if self.leading.is_some() && self.lease.covers(now) && self.raft.commit_to_current_term() {
             self.reads.pass(self.raft.raft_log.committed, id);
             if self.lease.is_short(now) {
@@ -482,52 +294,65 @@ impl Log for RaftLog {
         self.reads.forget();
     }
 
-    fn peer_gone(&mut self, _now: Millis, _peer: NodeId) {}
+    fn peer_gone(&mut self, now: Millis, peer: NodeId) {
+        if peer != self.id {
+            self.lose_peer(peer);
+            self.clock.get_or_insert(now);
+        }
+    }
 
-    fn begin_install(&mut self) {}
+    fn begin_install(&mut self) {
+        assert!(!self.alone, "there is nobody to get a snapshot from");
+        self.be_busy();
+        self.prepare_install();
+    }
 
-    fn install(&mut self, _applied: Index, _term: Term) {}
+    fn install(&mut self, applied: Index, term: Term) {
+        self.begin_after(applied, term);
+    }
 
     fn is_lost(&self) -> bool {
-        false
+        self.loss.is_some()
     }
 
     fn members(&self) -> Members {
-        Members::default()
+        self.conf.members()
     }
 
-    fn reconfigure(&mut self, _members: &Members) -> Result<Option<Index>, NotLeader> {
-        Ok(None)
+    fn reconfigure(&mut self, members: &Members) -> Result<Option<Index>, NotLeader> {
+        if !self.accepts() {
+            return Err(NotLeader { leader: self.leader().filter(|leader| *leader != self.id) });
+        }
+        self.be_busy();
+        Ok(self.change_members(members))
     }
 
     fn successor(&self) -> Option<NodeId> {
-        None
+        self.best_successor()
     }
 
     fn step(&mut self, now: Millis, from: NodeId, message: &[u8]) {
-        self.advance(now);
-        let incoming = wire::decode(from, self.id, message).filter(|incoming| {
-            // The engine would stop at a commit index beyond its log's end.
-            let beyond = incoming.message.get_msg_type() == MessageType::MsgHeartbeat
-                && incoming.message.commit > self.raft.store().last();
-            from != self.id && self.raft.prs().get(from).is_some() && !beyond
-        });
-        let Some(incoming) = incoming else {
+        if from == self.id {
             self.rejected += 1;
-            return;
-        };
-        if self.is_stale_rejection(&incoming.message) || !self.keeps_promise(now, &incoming.message)
-        {
-            return;
+        } else if wire::is_own(message) {
+            match wire::decode_own(message) {
+                Some(own) => self.on_own(now, from, own),
+                None => self.rejected += 1,
+            }
+        } else {
+            match wire::decode(from, self.id, message) {
+                Some(incoming) => self.on_engine_message(now, incoming),
+                None => self.rejected += 1,
+            }
         }
-        let first = incoming.message.index + 1;
-        self.floor = self.floor.max(incoming.floor);
-        let _ = self.raft.step(incoming.message);
-        self.adopt(first, incoming.payloads);
-        self.settle();
+        self.find_peer(from);
+        self.append_own();
     }
 
     fn link_reset(&mut self, peer: NodeId) {
+        if self.find_peer(peer) && self.leading.is_some() {
+            self.wake();
+        }
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgUnreachable);
         message.from = peer;
@@ -537,10 +362,12 @@ impl Log for RaftLog {
 
     fn tick(&mut self, now: Millis) {
         self.advance(now);
+        self.append_own();
+        self.look_sleepy();
     }
 
     fn next_deadline(&self) -> Option<Millis> {
-        if self.alone {
+        if self.alone || self.sleep.asleep {
             return None;
         }
         let Some(clock) = self.clock else { return Some(0) };
@@ -563,8 +390,13 @@ impl Log for RaftLog {
             end = written.last.or(end);
             self.durable_term = written.term.unwrap_or(self.durable_term);
         }
+        self.unsaved_change.take_if(|(write, _)| *write <= seq);
         if let Some((index, term)) = end {
             self.raft.on_persist_entries(index, term);
+        }
+        if !self.alone {
+            self.settle();
+            self.look_whole();
         }
     }
 
@@ -589,7 +421,8 @@ impl Log for RaftLog {
 
     fn journal_from(&self) -> Index {
         let first = self.raft.store().first();
-        if self.alone { first } else { first.saturating_sub(1).max(1) }
+        let from = if self.alone { first } else { first.saturating_sub(1).max(1) };
+        self.unsaved_change.map_or(from, |(_, change)| from.min(change))
     }
 
     fn replay_after(&mut self, index: Index) {
@@ -600,9 +433,11 @@ impl Log for RaftLog {
     }
 
     fn campaign(&mut self) {
-        if !self.alone && self.promise.holds(self.clock.unwrap_or(0)) {
+        let bound = !self.alone && self.promise.holds(self.clock.unwrap_or(0));
+        if bound || self.loss.is_some() || !self.raft.promotable() {
             return;
         }
+        self.be_busy();
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgHup);
         self.call(message);
@@ -610,6 +445,7 @@ impl Log for RaftLog {
 
     fn transfer(&mut self, to: NodeId) {
         if self.leading.is_some() && to != self.id {
+            self.be_busy();
             self.lease.revoke();
             let mut message = Message::default();
             message.set_msg_type(MessageType::MsgTransferLeader);
@@ -650,6 +486,9 @@ impl Log for RaftLog {
     }
 
     fn take(&mut self, out: &mut Outputs) {
+        if self.raft.store().first_change().is_some() {
+            self.settle();
+        }
         self.write(out);
         if !self.alone {
             // After the write, so that the engine fetches entries from the store, where the
@@ -658,13 +497,13 @@ impl Log for RaftLog {
                 self.raft.bcast_append();
             }
             self.ask();
-            self.send(out);
             for read in std::mem::take(&mut self.raft.read_states) {
                 let begun = self.reads.confirm(&read.request_ctx, read.index);
                 if let Some(begun) = begun.filter(|_| self.leading.is_some()) {
                     self.lease.confirm(begun);
                 }
             }
+            self.send(out);
             self.raft.mut_store().take_wanted(&mut out.need_snapshot);
         }
         self.deliver(out);

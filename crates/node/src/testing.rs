@@ -179,6 +179,7 @@ impl Node {
             entries: disk.entries.clone(),
             applied: mark.applied,
             applied_term: mark.term,
+            lost: false,
         };
         let seed = self.lives * 1_000 + u64::from(shard);
         let cluster = self.config.cluster.as_ref();

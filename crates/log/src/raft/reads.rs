@@ -57,6 +57,11 @@ impl Reads {
         }
     }
 
+    /// Whether nothing is pending.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && !self.wanted && self.round.is_none() && self.confirmed.is_empty()
+    }
+
     /// Drops all reads.
     pub(super) fn forget(&mut self) {
         *self = Self::default();

@@ -8,6 +8,7 @@
 //! position, including what the engine still calls unstable. Only during a call may positions
 //! at or above its unstable offset be stale, and those it never looks up here.
 
+use super::members::is_change;
 use quorate_base::{Index, Term};
 use raft::eraftpb::{Entry as Slip, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
@@ -32,6 +33,8 @@ pub(super) struct Store {
     before_first: Term,
     slots: VecDeque<Slot>,
     bytes: usize,
+    /// Where entries change members, as far as [`Store::pop_change`] has left them.
+    changes: VecDeque<Index>,
     empty: Arc<Vec<u8>>,
     /// What the engine starts from.
     initial: RaftState,
@@ -47,6 +50,7 @@ impl Store {
             before_first: applied_term,
             slots: VecDeque::new(),
             bytes: 0,
+            changes: VecDeque::new(),
             empty: Arc::default(),
             initial: RaftState::default(),
             wanted: RefCell::default(),
@@ -77,7 +81,31 @@ impl Store {
     #[inline]
     pub(super) fn push(&mut self, term: Term, payload: Arc<Vec<u8>>) {
         self.bytes += payload.len() + ENTRY_OVERHEAD_BYTES;
+        if is_change(&payload) {
+            self.changes.push_back(self.last() + 1);
+        }
         self.slots.push_back(Slot { term, payload });
+    }
+
+    /// The first entry that changes members and was not popped.
+    pub(super) fn first_change(&self) -> Option<Index> {
+        self.changes.front().copied()
+    }
+
+    /// All entries that change members and were not popped.
+    pub(super) fn changes(&self) -> impl Iterator<Item = Index> {
+        self.changes.iter().copied()
+    }
+
+    pub(super) fn pop_change(&mut self) {
+        self.changes.pop_front();
+    }
+
+    /// Forgets everything: entries up to `applied` are gone and none follow.
+    pub(super) fn restart(&mut self, applied: Index, applied_term: Term) {
+        (self.first, self.before_first, self.bytes) = (applied + 1, applied_term, 0);
+        self.slots.clear();
+        self.changes.clear();
     }
 
     pub(super) fn push_empty(&mut self, term: Term) {
@@ -91,6 +119,7 @@ impl Store {
             let slot = self.slots.pop_back().expect("last() counts the slots");
             self.bytes -= slot.payload.len() + ENTRY_OVERHEAD_BYTES;
         }
+        while self.changes.pop_back_if(|change| *change >= index).is_some() {}
     }
 
     /// Drops the first entry.

@@ -1,9 +1,13 @@
 //! One voter: its life scripted, and restarted from every prefix of what it wrote.
 //! Three voters: in `world`, under faults, over many seeds.
 
+mod scenarios;
 mod world;
 
+use super::restore::{State, decode_state, encode_state};
 use super::*;
+use crate::{Body, Entry, Record};
+use std::sync::Arc;
 
 const SHARD: ShardId = 3;
 
@@ -148,7 +152,8 @@ fn damage_on_disk_is_reported() {
         start(&[1, 2, 3], Restored { entries: entries.clone(), ..Restored::default() }),
         Some(RestoreError::NoState)
     );
-    for state in [vec![], vec![2, 5, 0, 0], vec![1, 5, 0], encode_state(1, 0, 0)] {
+    let old = encode_state(&State { term: 1, ..State::default() }, &Conf::of_voters(&[1]));
+    for state in [vec![], vec![3, 5, 0, 0], vec![1, 5, 0], vec![1, 1, 0, 0], old] {
         let restored =
             Restored { state: Some(state), entries: entries.clone(), ..Restored::default() };
         assert_eq!(start(&[1], restored), Some(RestoreError::State));
@@ -164,7 +169,7 @@ fn nonsense_from_a_peer_is_counted_and_dropped() {
     log.tick(0);
     log.step(0, 2, &[]);
     log.step(0, 1, &[7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
-    log.step(0, 4, &[7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    log.step(0, 2, &[32, 1]);
     let beyond = [7, 0, 1, 0, 0, 9, 0, 0, 0, 0, 0];
     log.step(0, 2, &beyond);
     assert_eq!(log.rejected_messages(), 4);

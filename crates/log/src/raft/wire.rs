@@ -7,8 +7,18 @@
 //!
 //! Numbers are varints, byte strings carry a varint length. Sender and receiver are known from
 //! the session. Entries are consecutive, the first at `index + 1`. `floor` is the index up to
-//! which, to the sender's knowledge, every voter holds the log durably.
+//! which, to the sender's knowledge, every voter holds the log durably. The context of an
+//! acknowledgement names the sender's life (`lost`), if it ever lost anything.
+//!
+//! What the engine knows nothing of:
+//!
+//! ```text
+//! 32 Lost   │ term │ life │ forgot votes u8 │ last index
+//! 33 Found  │ term │ life │ barrier │ index of the members │ members
+//! 34 Sleep  │ term │ last index
+//! ```
 
+use super::members::{Conf, is_change};
 use super::store::{Store, slip};
 use quorate_base::codec::{Reader, put_bytes, put_varint};
 use quorate_base::ids::NodeId;
@@ -31,6 +41,77 @@ const KINDS: [(u8, MessageType); 11] = [
     (10, MessageType::MsgReadIndex),
     (11, MessageType::MsgReadIndexResp),
 ];
+
+const LOST: u8 = 32;
+const FOUND: u8 = 33;
+const SLEEP: u8 = 34;
+
+/// A message that is none of the engine's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    /// To the leader: forget what this replica acknowledged in former lives.
+    Lost { term: Term, life: u64, forgot_votes: bool, last: Index },
+    /// The answer: whole is who holds everything up to `barrier`.
+    Found { term: Term, life: u64, barrier: Index, conf_index: Index, conf: Conf },
+    /// From the leader: nothing happens after `last`, which all hold and know to be agreed on.
+    Sleep { term: Term, last: Index },
+}
+
+/// Whether `message` is for [`decode_own`].
+pub(super) fn is_own(message: &[u8]) -> bool {
+    message.first().is_some_and(|kind| *kind >= LOST)
+}
+
+pub(super) fn encode_own(own: &Own) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    match own {
+        Own::Lost { term, life, forgot_votes, last } => {
+            out.push(LOST);
+            put_varint(&mut out, *term);
+            put_varint(&mut out, *life);
+            out.push(u8::from(*forgot_votes));
+            put_varint(&mut out, *last);
+        }
+        Own::Found { term, life, barrier, conf_index, conf } => {
+            out.push(FOUND);
+            [term, life, barrier, conf_index].into_iter().for_each(|n| put_varint(&mut out, *n));
+            conf.encode(&mut out);
+        }
+        Own::Sleep { term, last } => {
+            out.push(SLEEP);
+            put_varint(&mut out, *term);
+            put_varint(&mut out, *last);
+        }
+    }
+    out
+}
+
+/// `None` when no replica of ours would send it.
+pub(super) fn decode_own(bytes: &[u8]) -> Option<Own> {
+    let mut reader = Reader::new(bytes);
+    let own = match reader.u8()? {
+        LOST => Own::Lost {
+            term: reader.varint()?,
+            life: reader.varint()?,
+            forgot_votes: match reader.u8()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
+            last: reader.varint()?,
+        },
+        FOUND => Own::Found {
+            term: reader.varint()?,
+            life: reader.varint()?,
+            barrier: reader.varint()?,
+            conf_index: reader.varint()?,
+            conf: Conf::decode(&mut reader)?,
+        },
+        SLEEP => Own::Sleep { term: reader.varint()?, last: reader.varint()? },
+        _ => return None,
+    };
+    reader.is_empty().then_some(own)
+}
 
 /// A message taken apart.
 pub(super) struct Incoming {
@@ -145,6 +226,9 @@ pub(super) fn decode(from: NodeId, to: NodeId, bytes: &[u8]) -> Option<Incoming>
                 return None;
             }
             previous = term;
+            if is_change(&payload) {
+                Conf::of_entry(&payload)?;
+            }
             slips.push(slip(message.index + 1 + position, term));
             payloads.push((term, Arc::new(payload)));
         } else {
