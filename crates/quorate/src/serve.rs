@@ -9,6 +9,7 @@
 //! peers     links to the other nodes of the cluster (peers.rs)
 //! ```
 
+mod damage;
 mod datadir;
 mod found;
 mod inbox;

@@ -1,0 +1,172 @@
+//! Three nodes that keep copies of everything, as processes: killed, frozen, cut off and damaged.
+//!
+//! Clients write all the time, note what became of each write, and in the end everything that was
+//! acknowledged must be there, once. How long nothing was acknowledged is printed and not
+//! judged: it depends on the machine.
+//!
+//! `QUORATE_KILLS`: how often a node is killed (5). `QUORATE_SEED`: repeats the choices of a run,
+//! though not its timing.
+
+mod common;
+mod cluster {
+    pub(crate) mod load;
+    pub(crate) mod network;
+    pub(crate) mod nodes;
+}
+
+use cluster::load::Load;
+use cluster::network::Network;
+use cluster::nodes::{Cluster, NODES, ask};
+use common::{eventually, fresh_seed, number_from_env};
+use quorate_base::Prng;
+use rustix::process::Signal;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a node is killed unless the environment says otherwise.
+const KILLS: u64 = 5;
+
+/// Acknowledged writes between two faults.
+const CALM_WRITES: u64 = 300;
+
+/// The longest time a killed node stays away, in milliseconds.
+const ABSENCE_MS_MAX: u64 = 1_500;
+
+/// How long a frozen node is frozen.
+const FROZEN: Duration = Duration::from_secs(3);
+
+/// One test at a time: each keeps the machine busy, and clusters depend on time.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn seed() -> u64 {
+    let seed = number_from_env("QUORATE_SEED").unwrap_or_else(fresh_seed);
+    println!("seed {seed}");
+    seed
+}
+
+#[test]
+fn any_node_serves_any_key() {
+    let _turn = alone();
+    let cluster = Cluster::start(&["--workers", "2"]);
+    let mut clients: Vec<_> = (0..NODES).map(|at| cluster.client(at)).collect();
+    for key in 0..60 {
+        let name = format!("key:{key}");
+        let value = format!("value {key}");
+        let set = clients[key % NODES].call(&["SET", &name, &value]);
+        assert_eq!(set.bytes(), b"OK", "{set:?}");
+        for client in &mut clients {
+            assert_eq!(client.call(&["GET", &name]).text(), value);
+        }
+    }
+    for client in &mut clients {
+        assert_eq!(client.line("DBSIZE").number(), Some(60));
+    }
+}
+
+#[test]
+fn killed_leaders_take_nothing_with_them() {
+    let _turn = alone();
+    let seed = seed();
+    let mut random = Prng::new(seed);
+    let mut cluster = Cluster::start(&["--workers", "2"]);
+    let load = Load::start(&cluster.addresses(), seed);
+    for round in 1..=number_from_env("QUORATE_KILLS").unwrap_or(KILLS) {
+        load.wait_for(CALM_WRITES);
+        load.take_gap_ms();
+        let victim = cluster.leader_of_most().expect("some node leads");
+        cluster.kill(victim);
+        load.wait_for(CALM_WRITES);
+        println!("round {round}: node {} killed, outage {} ms", victim + 1, load.take_gap_ms());
+        std::thread::sleep(Duration::from_millis(random.below(ABSENCE_MS_MAX)));
+        cluster.restart(victim);
+        load.wait_for(CALM_WRITES);
+        println!("round {round}: it is back, longest pause {} ms", load.take_gap_ms());
+    }
+    let mut books = load.stop();
+    cluster.settle();
+    books.check(&mut cluster.client(0));
+    // What is there is on disk, too.
+    for at in 0..NODES {
+        cluster.kill(at);
+    }
+    for at in 0..NODES {
+        cluster.restart(at);
+    }
+    cluster.settle();
+    books.check(&mut cluster.client(1));
+}
+
+#[test]
+fn a_frozen_leader_is_replaced_and_comes_back() {
+    let _turn = alone();
+    let seed = seed();
+    let cluster = Cluster::start(&["--workers", "2"]);
+    let load = Load::start(&cluster.addresses(), seed);
+    for round in 1..=2 {
+        load.wait_for(CALM_WRITES);
+        load.take_gap_ms();
+        let victim = cluster.leader_of_most().expect("some node leads");
+        cluster.signal(victim, Signal::STOP);
+        std::thread::sleep(FROZEN);
+        cluster.signal(victim, Signal::CONT);
+        load.wait_for(CALM_WRITES);
+        println!("round {round}: node {} frozen, outage {} ms", victim + 1, load.take_gap_ms());
+    }
+    let mut books = load.stop();
+    cluster.settle();
+    books.check(&mut cluster.client(2));
+}
+
+#[test]
+fn a_node_that_is_cut_off_says_so_and_the_others_go_on() {
+    let _turn = alone();
+    let Some(network) = Network::new() else { return };
+    let seed = seed();
+    let cluster = Cluster::start_in(&network, &["--workers", "2"]);
+    let load = Load::start(&cluster.addresses(), seed);
+    for round in 1..=2 {
+        load.wait_for(CALM_WRITES);
+        load.take_gap_ms();
+        let alone = cluster.leader_of_most().expect("some node leads");
+        network.cut(alone);
+        let mut client = cluster.client(alone);
+        let noticed = Instant::now();
+        eventually("the minority refuses", || {
+            let reply = client.line("SET cut:off 1");
+            let text = reply.text();
+            assert!(
+                !reply.is_error() || text.starts_with("NOQUORUM") || text.starts_with("UNKNOWN"),
+                "{reply:?}"
+            );
+            text.starts_with("NOQUORUM").then_some(())
+        });
+        let noticed = noticed.elapsed();
+        let at_once = Instant::now();
+        for key in 0..64 {
+            for line in [format!("SET cut:{key} 1"), format!("GET cut:{key}")] {
+                let reply = client.line(&line);
+                assert!(reply.text().starts_with("NOQUORUM"), "{line}: {reply:?}");
+            }
+        }
+        println!(
+            "round {round}: node {} cut off, noticed after {} ms, then {} us for each refusal",
+            alone + 1,
+            noticed.as_millis(),
+            at_once.elapsed().as_micros() / 128
+        );
+        load.wait_for(CALM_WRITES);
+        println!("round {round}: outage of the others {} ms", load.take_gap_ms());
+        network.heal(alone);
+        let healed = Instant::now();
+        ask(&mut client, &["SET", "healed", "1"]);
+        println!("round {round}: healed after {} ms", healed.elapsed().as_millis());
+    }
+    let mut books = load.stop();
+    cluster.settle();
+    for at in 0..NODES {
+        books.check(&mut cluster.client(at));
+    }
+}
