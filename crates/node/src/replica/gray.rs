@@ -40,7 +40,7 @@ impl Worker {
 
     /// Notes when the outside is to tick next, to see later whether it did.
     pub(crate) fn expect_tick(&mut self, at: Option<Millis>) {
-        self.peers.gray.wanted = at;
+        self.peers.gray.wanted = at.map(|at| at.max(self.now.mono));
     }
 
     /// Notes whether the turn that begins comes later than it should.

@@ -349,8 +349,8 @@ mod tests {
         let leader = cluster.leader(0).unwrap();
         let (away, client) = ((leader + 1) % 3, cluster.nodes[leader].client());
         cluster.isolate(away, true);
-        let value = "x".repeat(100_000);
-        for n in 0..200 {
+        let value = "x".repeat(50_000);
+        for n in 0..400 {
             cluster.wait(leader, client, &format!("SET k{n} {value}"), 1000);
             cluster.wait(leader, client, "INCR n", 1000);
         }
@@ -364,9 +364,9 @@ mod tests {
         cluster.advance(100);
         cluster.isolate((leader + 2) % 3, false);
         let there = cluster.nodes[away].client();
-        assert_eq!(cluster.wait(away, there, "INCR n", 3000), ":201|");
-        assert_eq!(cluster.wait(away, there, "DBSIZE", 3000), ":201|");
-        assert_eq!(cluster.wait(away, there, "STRLEN k199", 3000), ":100000|");
+        assert_eq!(cluster.wait(away, there, "INCR n", 3000), ":401|");
+        assert_eq!(cluster.wait(away, there, "DBSIZE", 3000), ":401|");
+        assert_eq!(cluster.wait(away, there, "STRLEN k399", 3000), ":50000|");
     }
 
     #[test]
@@ -376,8 +376,8 @@ mod tests {
         let leader = cluster.leader(0).unwrap();
         let (away, client) = ((leader + 1) % 3, cluster.nodes[leader].client());
         cluster.isolate(away, true);
-        let value = "x".repeat(100_000);
-        for n in 0..200 {
+        let value = "x".repeat(50_000);
+        for n in 0..400 {
             cluster.wait(leader, client, &format!("SET k{n} {value}"), 1000);
         }
         cluster.nodes[away].manual_sync = true;
@@ -393,7 +393,8 @@ mod tests {
         cluster.advance(2_000);
         assert_equal(&mut cluster);
         let there = cluster.nodes[away].client();
-        assert_eq!(cluster.wait(away, there, "DBSIZE", 3000), ":200|");
+        let text = cluster.wait(away, there, "DBSIZE", 3000);
+        assert_eq!(text, ":400|");
     }
 
     #[test]
