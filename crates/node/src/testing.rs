@@ -171,7 +171,8 @@ impl Node {
         };
         let seed = self.lives * 1_000 + u64::from(shard);
         let log = RaftLog::new(shard, 1, &[1], restored, seed).expect("the disk is sound");
-        let space = self.config.map.spaces().iter().rev().find(|s| s.first <= shard);
+        let mut spaces = self.config.map.spaces().iter();
+        let space = spaces.find(|s| (s.first..s.first + s.shards).contains(&shard));
         let space = space.map_or(0, |s| s.id as usize);
         ShardStart {
             keyspace: Box::new(Keyspace::new(shard, PLACE_SEED, Box::new(table))),

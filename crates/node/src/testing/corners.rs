@@ -4,6 +4,7 @@ use super::Node;
 use crate::config::{Config, Space};
 use crate::event::Event;
 use crate::shard::Durability;
+use quorate_data::place::{SpaceMap, SpaceShards};
 
 /// An empty node of which all shards have this durability.
 fn node(workers: u16, durability: Durability) -> Node {
@@ -290,4 +291,45 @@ fn a_group_that_is_destroyed_ends_the_wait_for_its_entries() {
     node.check(other, "XGROUP DESTROY k g", ":1|");
     let reply = node.text(client);
     assert!(reply.starts_with("-NOGROUP"), "{reply}");
+}
+
+#[test]
+fn each_space_has_its_own_durability() {
+    for (default, own) in
+        [(Durability::Sync, Durability::Relaxed), (Durability::Relaxed, Durability::Sync)]
+    {
+        let space =
+            |id, prefix: &str, first| SpaceShards { id, prefix: prefix.into(), first, shards: 4 };
+        let config = Config::clone(&Node::new(1).config);
+        let mut node = Node::with_config(Config {
+            map: SpaceMap::new(vec![space(0, "", 0), space(1, "cache:", 4)], super::PLACE_SEED),
+            spaces: [("default", default), ("cache", own)]
+                .map(|(name, durability)| Space { name: name.into(), durability })
+                .into(),
+            ..config
+        });
+        node.manual_sync = true;
+        let client = node.client();
+        for n in 0..20 {
+            for (key, durability) in [
+                (format!("{n}"), default),
+                (format!("cache:{n}"), own),
+                (format!("cach{n}"), default),
+            ] {
+                let line = format!("SET {key} 1");
+                let frames = node.unsynced();
+                match durability {
+                    Durability::Relaxed => node.check(client, &line, "+OK|"),
+                    Durability::Sync => node.check(client, &line, ""),
+                }
+                assert_eq!(node.unsynced(), frames + 1, "it goes to the journal in any case");
+                node.sync();
+                node.take(client);
+            }
+        }
+        // What touches both waits for the disk.
+        node.check(client, "MSET both 1 cache:both 1", "");
+        node.sync();
+        assert_eq!(node.text(client), "+OK|");
+    }
 }
