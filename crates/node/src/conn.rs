@@ -54,6 +54,8 @@ pub(crate) struct Conn {
     /// A queued transaction of it is being executed.
     pub(crate) in_exec: bool,
     pub(crate) watched: Vec<Watched>,
+    /// Keys whose tokens are under way.
+    pub(crate) watching: Vec<Vec<u8>>,
     /// Workers that were sent commands of it.
     pub(crate) forwarded: Vec<WorkerId>,
     /// What it executed last; most clients repeat themselves.
@@ -135,6 +137,7 @@ impl Conn {
             multi: None,
             in_exec: false,
             watched: Vec::new(),
+            watching: Vec::new(),
             forwarded: Vec::new(),
             last: None,
             last_sub: None,

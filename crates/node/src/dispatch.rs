@@ -310,7 +310,7 @@ impl Worker {
         if conn.multi.is_some() && command.is(flag::NO_MULTI) {
             return Err("ERR Command not allowed inside a transaction".into());
         }
-        if command.is(flag::WRITE) {
+        if command.is(flag::WRITE) && !self.in_cluster() {
             self.check_writable(command, args.iter().map(|arg| arg.len()).sum())?;
         }
         if self.stopping && command.needs_shards() {
@@ -343,6 +343,9 @@ impl Worker {
     /// Executes a data command, here and now if its shards are at hand.
     #[inline]
     fn route(&mut self, conn: &mut Conn, spec: &'static Spec, args: &[&[u8]]) {
+        if self.in_cluster() {
+            return self.route_replicated(conn, spec, args);
+        }
         let mut shards = ShardList::new();
         self.shards_of(spec, args, &mut shards);
         if shards.iter().all(|&shard| self.is_free(shard)) {

@@ -1,7 +1,8 @@
 //! What the workers of one node tell each other.
 
 use crate::event::{ConnId, WorkerId};
-use crate::job::{Args, JobId};
+use crate::job::{Args, JobId, Origin};
+use crate::peer::message::Body;
 use crate::pubsub::Registration;
 use crate::shard::Shard;
 use quorate_base::{Millis, ShardId};
@@ -21,6 +22,17 @@ pub enum Message {
         slot: u64,
         /// The reply in RESP.
         bytes: Vec<u8>,
+    },
+    /// Ask the replicas of a shard at home with the receiver.
+    Request(Box<Requested>),
+    /// A shard's part of the reply to a command over the whole keyspace.
+    Part {
+        /// The receiver's number for that command.
+        gather: u64,
+        /// Whose part.
+        shard: ShardId,
+        /// The reply in RESP.
+        reply: Vec<u8>,
     },
     /// The client is gone: drop what it is blocked on.
     Gone {
@@ -98,6 +110,17 @@ pub struct Forwarded {
     pub args: Args,
     /// The protocol version of the reply.
     pub proto: Proto,
+}
+
+/// A request for the replicas of a shard.
+#[derive(Debug)]
+pub struct Requested {
+    pub(crate) shard: ShardId,
+    /// Who gets the reply.
+    pub(crate) origin: Origin,
+    /// The protocol version of the reply.
+    pub(crate) proto: Proto,
+    pub(crate) body: Body,
 }
 
 /// A shard on its way between workers.

@@ -58,14 +58,19 @@ impl Worker {
         if self.upkeep.hurry || !self.upkeep.cutting.is_empty() {
             return Some(self.now.mono);
         }
+        let expires =
+            |k: &quorate_data::Keyspace| k.keys_with_expiry() > 0 && self.leads(k.shard());
         let wanted = self.upkeep.excess
             || self.upkeep.looked != self.ticket
-            || self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
+            || self.db.iter().any(|k| expires(k) || !k.resident());
         wanted.then_some(self.upkeep.next)
     }
 
     pub(crate) fn on_tick(&mut self) {
         self.time_out_jobs();
+        if self.in_cluster() {
+            self.tick_replicas();
+        }
         if self.now.mono < self.upkeep.next && !self.upkeep.hurry {
             return;
         }
@@ -92,7 +97,7 @@ impl Worker {
                 .get(shard)
                 .and_then(quorate_data::Keyspace::next_expiry)
                 .is_some_and(|at| at <= now);
-            if !due || !self.is_free(shard) {
+            if !due || !self.is_free(shard) || !self.leads(shard) {
                 continue;
             }
             self.bound_turn();
@@ -113,6 +118,7 @@ impl Worker {
         for shard in 0..self.shards.len() as ShardId {
             if self.db.get(shard).is_none_or(quorate_data::Keyspace::resident)
                 || !self.is_free(shard)
+                || !self.leads(shard)
             {
                 continue;
             }
@@ -146,7 +152,7 @@ impl Worker {
 
     /// Begins a flush, unless one is running or the shard is not here in a state to be cut.
     fn flush(&mut self, shard: ShardId) {
-        if home(shard, self.config.workers) != self.id {
+        if home(shard, self.config.workers) != self.id || !self.is_serving(shard) {
             return;
         }
         let Some(slot) = self.shards[shard as usize].as_mut() else { return };
@@ -187,6 +193,9 @@ impl Worker {
     }
 
     pub(crate) fn on_flushed(&mut self, shard: ShardId, mark: Mark) {
+        if self.on_chunk_written(shard) {
+            return;
+        }
         let Some(slot) = self.shards[shard as usize].as_mut() else {
             self.upkeep.flushed_late.push((shard, mark));
             return;
@@ -198,7 +207,21 @@ impl Worker {
         if evict {
             keyspace.evict();
         }
+        if !self.is_serving(shard) {
+            self.go_on_after_flush(shard);
+        }
         self.flush_more();
+    }
+
+    /// Gives up the flush of a shard that was begun and has not left yet.
+    pub(crate) fn drop_cut(&mut self, shard: ShardId) {
+        let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
+        let cut = slot.flush.take().is_some();
+        if cut || self.db.shard(shard).is_cutting() {
+            self.upkeep.cutting.retain(|other| *other != shard);
+            self.upkeep.flushes -= 1;
+            self.db.shard(shard).drop_cut();
+        }
     }
 
     /// Begins the flushes that are due, as far as the bound on them allows.
@@ -228,6 +251,15 @@ impl Worker {
     }
 
     pub(crate) fn on_shutdown(&mut self) {
+        if self.in_cluster() {
+            self.hand_over("leadership handed over before a stop");
+            for slot in self.shards.iter_mut().flatten() {
+                let commit = slot.log.commit();
+                if let Some(replica) = &mut slot.replica {
+                    replica.stop_at = commit;
+                }
+            }
+        }
         self.stopping = true;
         self.on_throttled(false);
         self.flush_more();
@@ -274,9 +306,12 @@ impl Worker {
     fn is_contained(&self, shard: ShardId) -> bool {
         match (&self.shards[shard as usize], self.db.get(shard)) {
             (Some(slot), Some(keyspace)) => {
+                if let Some(replica) = &slot.replica {
+                    return keyspace.durable().applied >= replica.stop_at;
+                }
                 !slot.touched
                     && !keyspace.is_flushing()
-                    && keyspace.durable().applied == slot.log.last_index()
+                    && keyspace.durable().applied == slot.applied().0
             }
             _ => home(shard, self.config.workers) != self.id,
         }
@@ -323,7 +358,7 @@ impl Worker {
         }
         for step in 0..count {
             let shard = (self.upkeep.loading + step) % count;
-            if !self.is_free(shard as ShardId) {
+            if !self.is_free(shard as ShardId) || !self.is_serving(shard as ShardId) {
                 continue;
             }
             let keyspace = self.db.shard(shard as ShardId);

@@ -9,13 +9,15 @@ use crate::conn::{Client, Conn, Parked};
 use crate::dispatch::{Command, Commands, ShardList};
 use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 use crate::job::{Job, JobId, Origin, State};
-use crate::message::{Message, Travelling, home};
+use crate::message::{Message, Requested, Travelling, home};
 use crate::output::{Output, Owner};
 use crate::pubsub::PubSub;
+use crate::replica::{Peers, Replica};
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::ids::NodeId;
 use quorate_base::limits::{ARGS_MAX, COMMAND_BYTES_MAX};
+use quorate_base::mutation::{self, Mutation};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::{Block, flag};
 use quorate_data::db::WARM_MAX;
@@ -35,11 +37,11 @@ const PIPELINE_BYTES_MIN: usize = 200;
 const IN_FLIGHT_BYTES_MAX: usize = if cfg!(test) { 4 << 20 } else { 64 << 20 };
 
 /// A turn whose commands changed so many bytes is proposed before the next command executes.
-const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+pub(crate) const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
 /// A transaction that changed so many bytes executes no further writes: all of it must fit one
 /// frame of the journal, see [`turn_bytes_bound`].
-const TRANSACTION_BYTES_MAX: usize = if cfg!(test) { 8 << 20 } else { 512 << 20 };
+pub(crate) const TRANSACTION_BYTES_MAX: usize = if cfg!(test) { 8 << 20 } else { 512 << 20 };
 
 /// The most bytes of effects that one turn can hold, if clients can send commands of so many
 /// bytes: a transaction that is as long as may be, and then the longest command. A command records
@@ -94,9 +96,9 @@ pub struct Worker {
     turn: u64,
     turn_begun: bool,
     pub(crate) now: Time,
-    touched: Vec<ShardId>,
+    pub(crate) touched: Vec<ShardId>,
     /// Of effects that are not proposed yet.
-    turn_bytes: usize,
+    pub(crate) turn_bytes: usize,
     pub(crate) active: Vec<ConnId>,
     /// What the pipeline at hand looks up.
     places: Vec<Place>,
@@ -107,18 +109,23 @@ pub struct Worker {
 
     // The journal.
     pub(crate) ticket: u64,
-    in_flight: VecDeque<InFlight>,
-    in_flight_bytes: usize,
+    pub(crate) in_flight: VecDeque<InFlight>,
+    pub(crate) in_flight_bytes: usize,
 
     pub(crate) upkeep: crate::upkeep::Upkeep,
+    pub(crate) peers: Peers,
 }
 
 /// A frame under way to the journal.
 #[derive(Debug)]
-struct InFlight {
-    ticket: u64,
-    bytes: usize,
-    shards: Vec<(ShardId, u64)>,
+pub(crate) struct InFlight {
+    pub(crate) ticket: u64,
+    pub(crate) bytes: usize,
+    pub(crate) shards: Vec<(ShardId, u64)>,
+    /// Messages to other nodes that wait for it.
+    pub(crate) sends: Vec<(NodeId, ShardId, Vec<u8>)>,
+    /// When it was handed to the journal.
+    pub(crate) since: Millis,
 }
 
 /// What a worker starts with for each of its shards.
@@ -149,8 +156,21 @@ impl Worker {
             let shard = start.keyspace.shard();
             assert!(home(shard, config.workers) == id, "shard {shard} is not at home here");
             outputs.clear();
-            let opened =
+            let replicated = config.cluster.is_some();
+            if replicated {
+                let empty = start.keyspace.durable().applied == 0;
+                if start.log.is_lost() && empty {
+                    // It may hold a part of a snapshot.
+                    start.keyspace.distrust_table();
+                } else if !mutation::active(Mutation::ApplyTwice) {
+                    start.keyspace.load_requests().map_err(ReplayError::from)?;
+                }
+            }
+            let mut opened =
                 Shard::open(shard, start.log, start.durability, &mut start.keyspace, &mut outputs)?;
+            if replicated {
+                opened.replica = Some(Box::new(Replica::new(opened.log.commit())));
+            }
             worker_records.push((shard, std::mem::take(&mut outputs.persist), outputs.seq));
             db.insert(start.keyspace);
             shards[shard as usize] = Some(Box::new(opened));
@@ -195,6 +215,7 @@ impl Worker {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             upkeep: crate::upkeep::Upkeep::default(),
+            peers: Peers::new(config.cluster.as_ref()),
             config,
         };
         for (shard, records, seq) in worker_records {
@@ -203,6 +224,9 @@ impl Worker {
             if !records.is_empty() {
                 slot.persists += 1;
                 worker.submit(records, vec![(shard, seq)], true);
+            }
+            if worker.in_cluster() {
+                worker.stir(shard);
             }
         }
         Ok(worker)
@@ -236,11 +260,18 @@ impl Worker {
 
     /// Ends the turn: propose, persist, acknowledge, reply.
     pub fn end_turn(&mut self, effects: &mut Vec<Effect>) {
-        self.propose_touched();
+        if self.in_cluster() {
+            self.settle_replicas();
+        } else {
+            self.propose_touched();
+        }
         self.send_replies();
         self.cut();
         self.return_shards();
         self.turn_begun = false;
+        if self.in_cluster() {
+            self.expect_tick(self.next_deadline());
+        }
         effects.append(&mut self.effects);
     }
 
@@ -249,7 +280,8 @@ impl Worker {
         let blocked = self.deadlines.first().map(|&(at, _)| at);
         let upkeep = self.upkeep_deadline();
         let pause = self.pause.map(|pause| pause.until);
-        [blocked, upkeep, pause].into_iter().flatten().min()
+        let replicas = if self.in_cluster() { self.replica_deadline() } else { None };
+        [blocked, upkeep, pause, replicas].into_iter().flatten().min()
     }
 
     /// How many frames, with how many bytes, are on their way to the journal.
@@ -299,6 +331,9 @@ impl Worker {
         self.now = Time { wall: now.wall.max(self.now.wall), mono: now.mono.max(self.now.mono) };
         if self.turn == 1 {
             self.started = self.now;
+        }
+        if self.in_cluster() {
+            self.note_lateness();
         }
         if self.pause.is_some_and(|pause| pause.until <= self.now.mono) {
             self.end_pause();
@@ -452,7 +487,11 @@ impl Worker {
             self.cancel(job);
         }
         for worker in std::mem::take(&mut conn.forwarded) {
-            self.tell(worker, Message::Gone { conn: id });
+            if worker == self.id {
+                self.forget_client(worker, id);
+            } else {
+                self.tell(worker, Message::Gone { conn: id });
+            }
         }
     }
 
@@ -593,7 +632,9 @@ impl Worker {
         slot.uses += 1;
         if slot.turn != self.turn {
             slot.turn = self.turn;
-            keyspace.begin_batch(slot.log.next_index(), self.now.wall);
+            // Logged time never goes back, whoever leads.
+            let logged = if slot.replica.is_some() { keyspace.now() } else { 0 };
+            keyspace.begin_batch(slot.log.next_index(), self.now.wall.max(logged));
         }
         keyspace.reset_observed();
     }
@@ -662,7 +703,8 @@ impl Worker {
         self.ticket += 1;
         let bytes = records.iter().map(record_bytes).sum();
         self.in_flight_bytes += bytes;
-        self.in_flight.push_back(InFlight { ticket: self.ticket, bytes, shards });
+        let (ticket, since, sends) = (self.ticket, self.now.mono, Vec::new());
+        self.in_flight.push_back(InFlight { ticket, bytes, shards, sends, since });
         self.effects.push(Effect::Persist(Frame { ticket: self.ticket, records, sync }));
     }
 
@@ -670,6 +712,10 @@ impl Worker {
         while self.in_flight.front().is_some_and(|f| f.ticket <= ticket) {
             let frame = self.in_flight.pop_front().expect("the front was just seen");
             self.in_flight_bytes -= frame.bytes;
+            if self.in_cluster() {
+                self.replicas_persisted(frame);
+                continue;
+            }
             for (shard, seq) in frame.shards {
                 let slot = self.shards[shard as usize].as_mut().expect("it stays until quiet");
                 slot.persists -= 1;
@@ -746,14 +792,6 @@ impl Worker {
         self.active = active;
     }
 
-    // --- other nodes ---
-
-    fn on_peer_up(&mut self, _node: NodeId) {}
-
-    fn on_peer_down(&mut self, _node: NodeId) {}
-
-    fn on_peer(&mut self, _from: NodeId, _bytes: &[u8]) {}
-
     // --- other workers -----------------------------------------------------------------------
 
     pub(crate) fn tell(&mut self, to: WorkerId, message: Message) {
@@ -764,6 +802,11 @@ impl Worker {
         match message {
             Message::Forward(forwarded) => self.on_forward(from, forwarded),
             Message::Reply { conn, slot, bytes } => self.on_reply(conn, slot, bytes),
+            Message::Request(requested) => {
+                let Requested { shard, origin, proto, body } = *requested;
+                self.on_client_request(shard, origin, proto, body);
+            }
+            Message::Part { gather, shard, reply } => self.on_part(gather, shard, reply),
             Message::Gone { conn } => self.on_gone(from, conn),
             Message::Borrow { job, shards } => self.on_borrow(from, job, &shards),
             Message::Lend { job, shards } => self.on_lend(job, shards),
@@ -779,9 +822,10 @@ impl Worker {
         }
     }
 
-    fn on_reply(&mut self, id: ConnId, slot: u64, bytes: Vec<u8>) {
+    pub(crate) fn on_reply(&mut self, id: ConnId, slot: u64, bytes: Vec<u8>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let conn = &mut client.conn;
+        let bytes = if conn.watching.is_empty() { bytes } else { Self::take_tokens(conn, bytes) };
         conn.output.fill(slot, bytes);
         conn.update_paused();
         if conn.parked == Some(Parked::Slot(slot)) {
@@ -799,6 +843,8 @@ impl Worker {
                 self.advance(job);
             } else if let Some(conn) = self.resumed.pop() {
                 self.resume(conn);
+            } else if !self.peers.deliveries.is_empty() {
+                self.deliver_answers();
             } else {
                 return;
             }
@@ -844,7 +890,7 @@ pub(crate) struct Mode {
     pub(crate) retried: bool,
 }
 
-const TRANSACTION_TOO_LARGE: &[u8] =
+pub(crate) const TRANSACTION_TOO_LARGE: &[u8] =
     b"ERR The transaction has changed too much already: split it into smaller ones";
 
 type SmallCounts = smallvec::SmallVec<[usize; 4]>;
@@ -867,7 +913,7 @@ pub(crate) fn owned(args: &[&[u8]], block: &Block) -> crate::job::Args {
     }
 }
 
-fn record_bytes(record: &Record) -> usize {
+pub(crate) fn record_bytes(record: &Record) -> usize {
     match &record.body {
         quorate_log::Body::Entry(entry) => entry.payload.len() + 32,
         quorate_log::Body::State(state) => state.len() + 32,

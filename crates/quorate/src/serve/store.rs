@@ -9,7 +9,7 @@
 use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Fatal, journal};
 use quorate_base::ShardId;
-use quorate_data::table::Flush;
+use quorate_data::table::{Flush, Mark};
 use quorate_node::home;
 use quorate_storage::store::{Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,6 +55,8 @@ pub(crate) struct StoreThread {
     /// Flushes for which the disk had no room. A shard has one flush at a time, so that there are
     /// few; the journal has what they hold, and a node that stops leaves them.
     pub(crate) waiting: VecDeque<Flush>,
+    /// Shards whose last flush is reported once it is durable.
+    pub(crate) undurable: VecDeque<(ShardId, Mark)>,
     /// Shards that the journal waits for.
     pub(crate) hurried: BTreeSet<ShardId>,
     /// Shards of which something is in memory only, and how many bytes.
@@ -134,7 +136,9 @@ impl StoreThread {
 
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
-            let idle = self.unpersisted.is_empty() && self.waiting.is_empty();
+            let idle = self.unpersisted.is_empty()
+                && self.waiting.is_empty()
+                && self.undurable.is_empty();
             let wait = if idle { Duration::MAX } else { IDLE };
             match self.requests.recv_timeout(wait) {
                 Ok(Request::Write(flush)) => self.write(flush)?,
@@ -161,6 +165,7 @@ impl StoreThread {
                     if let Some(flush) = self.waiting.pop_front() {
                         self.write(flush)?;
                     }
+                    self.make_durable()?;
                     let shards: Vec<ShardId> = self.unpersisted.keys().copied().collect();
                     for shard in shards {
                         if self.persist(shard)? {
@@ -181,7 +186,12 @@ impl StoreThread {
             self.note_room(shard, false);
             return Ok(());
         }
+        let durable = flush.durable;
         self.store.write(flush)?;
+        if durable {
+            self.undurable.push_back((shard, mark));
+            return self.make_durable();
+        }
         self.inboxes.send(home(shard, self.inboxes.len()), Input::Flushed(shard, mark));
         let bytes = self.store.unpersisted_bytes(shard);
         self.unpersisted.insert(shard, bytes);
@@ -194,6 +204,18 @@ impl StoreThread {
             if !self.persist(shard)? {
                 break;
             }
+        }
+        Ok(())
+    }
+
+    /// Persists the shards whose last flush is to be reported only then.
+    fn make_durable(&mut self) -> Result<(), StoreError> {
+        while let Some(&(shard, mark)) = self.undurable.front() {
+            if !self.persist(shard)? {
+                return Ok(());
+            }
+            self.undurable.pop_front();
+            self.inboxes.send(home(shard, self.inboxes.len()), Input::Flushed(shard, mark));
         }
         Ok(())
     }
@@ -251,7 +273,7 @@ impl StoreThread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_data::table::{Mark, TableOp};
+    use quorate_data::table::TableOp;
     use quorate_storage::store::StoreOptions;
 
     #[test]
@@ -267,6 +289,7 @@ mod tests {
             journal,
             fatal: Fatal,
             waiting: VecDeque::new(),
+            undurable: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: channel().0,
