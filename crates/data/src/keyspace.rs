@@ -531,10 +531,10 @@ impl Keyspace {
     }
 
     pub(crate) fn place_clear(&mut self) {
+        self.tell_cleared();
         self.cut_rest();
         let version = self.recorder.bump();
         self.deletions.fill(version);
-        self.interest.all_changed();
         self.index = KeyIndex::new(self.index.seed());
         self.expiries.clear();
         self.dirty.clear();
@@ -545,6 +545,19 @@ impl Keyspace {
         (self.resident, self.load_from) = (true, None);
         if let Some(tombs) = &mut self.flushing {
             tombs.clear();
+        }
+    }
+
+    /// Tells who is interested in keys that are about to be dropped.
+    fn tell_cleared(&mut self) {
+        let now = self.recorder.now();
+        for key in self.interest.keys() {
+            let place = crate::place::place_hash(self.index.seed(), &key);
+            // What cannot be read may be there.
+            let unknown = self.load(place, &key).is_err();
+            if unknown || self.index.get(place, &key).is_some_and(|entry| entry.is_live(now)) {
+                self.interest.changed(&key);
+            }
         }
     }
 
@@ -667,6 +680,12 @@ impl Keyspace {
             self.interest.changed(key);
         }
         version
+    }
+
+    /// The same for a change that watchers of the key do not see.
+    pub(crate) fn bump_quietly(&mut self, key: &[u8]) -> u64 {
+        self.interest.wake(key);
+        self.recorder.bump()
     }
 
     /// Before an entry changes: if the cut under way still has to write it, writes it now.

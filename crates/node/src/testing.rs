@@ -186,7 +186,8 @@ impl Node {
         let (id, nodes) = cluster.map_or((1, vec![1]), |c| (c.node, c.nodes.clone()));
         let seed = seed + id * 1_000_000;
         let log = RaftLog::new(shard, id, &nodes, restored, seed).expect("the disk is sound");
-        let space = self.config.map.spaces().iter().rev().find(|s| s.first <= shard);
+        let mut spaces = self.config.map.spaces().iter();
+        let space = spaces.find(|s| (s.first..s.first + s.shards).contains(&shard));
         let space = space.map_or(0, |s| s.id as usize);
         ShardStart {
             keyspace: Box::new(Keyspace::new(shard, PLACE_SEED, Box::new(table))),

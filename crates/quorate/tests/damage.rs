@@ -11,6 +11,7 @@ mod common;
 
 use common::node::run_to_end;
 use common::{Node, free_address};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -152,4 +153,45 @@ fn damage_to_synced_data_is_refused_with_its_place_and_changes_nothing() {
         flip(middle, at);
     }
     assert_there(data.path(), 0);
+}
+
+#[test]
+fn a_segment_that_is_missing_is_refused_by_its_name() {
+    const VALUE_BYTES: usize = 1 << 20;
+    let data = TempDir::new().expect("a temporary directory");
+    let mut node = Node::start(data.path(), &["--workers", "1"]);
+    let mut client = node.client();
+    // Its shard is not flushed, so that the journal keeps everything since.
+    assert_eq!(client.line("SET idle 1").bytes(), b"OK");
+    let value = "v".repeat(VALUE_BYTES);
+    for n in 0..2 * KEYS {
+        assert_eq!(client.call(&["SET", &format!("{{busy}}{}", n % 4), &value]).bytes(), b"OK");
+    }
+    node.kill();
+    let used: BTreeSet<PathBuf> = frames(data.path()).into_iter().map(|f| f.path).collect();
+    assert!(used.len() >= 4, "{used:?}");
+
+    let listed = || {
+        let entries = std::fs::read_dir(data.path().join("journal")).expect("a journal");
+        entries.map(|e| e.expect("a readable directory").path()).collect::<BTreeSet<_>>()
+    };
+    for missing in [0, used.len() / 2, used.len() - 2] {
+        let path = used.iter().nth(missing).expect("it is one of them");
+        let aside = data.path().join("aside");
+        std::fs::rename(path, &aside).expect("a file of ours");
+        let before = listed();
+        let exit = run_to_end(free_address(), data.path(), &["--workers", "1"]);
+        assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+        let path = path.display().to_string();
+        for word in ["is damaged", &path, "the segment is missing", "Nothing was changed"] {
+            assert!(exit.stderr.contains(word), "'{word}' is missing: {exit:?}");
+        }
+        assert_eq!(listed(), before);
+        std::fs::rename(&aside, path).expect("a file of ours");
+    }
+
+    let node = Node::start(data.path(), &["--workers", "1"]);
+    let mut client = node.client();
+    assert_eq!(client.line("GET idle").bytes(), b"1");
+    assert_eq!(client.line("STRLEN {busy}0").number(), Some(VALUE_BYTES as i64));
 }

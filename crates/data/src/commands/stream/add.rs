@@ -266,7 +266,7 @@ pub(super) fn xsetid(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     if View::open(ctx.db, args[1])?.is_none() {
         return Err(Error::NoSuchKey);
     }
-    let mut stream = Editor::open(ctx.db, args[1])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[1])?;
     if id < stream.header.max_deleted {
         return Err(ABOVE_DELETED);
     }

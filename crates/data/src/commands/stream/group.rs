@@ -63,7 +63,7 @@ fn create(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     if args.len() > 8 {
         return Err(subcommand_syntax("XGROUP", args[1]));
     }
-    let mut stream = Editor::open(ctx.db, args[2])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[2])?;
     let id = match args[4] {
         b"$" => stream.header.last,
         id => Id::parse(id)?,
@@ -101,7 +101,7 @@ fn destroy(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     if View::open(ctx.db, args[2])?.is_none() {
         return Err(no_key());
     }
-    let mut stream = Editor::open(ctx.db, args[2])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[2])?;
     let group = stream.view().group(args[3]);
     if let Some(group) = &group {
         ctx.settings.check_logged(stream.view().pending_count(group) * PENDING_BYTES)?;
@@ -178,7 +178,7 @@ fn open_with_group<'a>(db: &'a mut Db, args: &[&[u8]]) -> Result<Editor<'a>, Err
         }
         Some(_) => {}
     }
-    Editor::open(db, args[2])
+    Editor::open_quietly(db, args[2])
 }
 
 fn no_key() -> Error {
@@ -205,7 +205,7 @@ pub(super) fn xack(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         return Ok(());
     };
     let ids = parse_ids(&args[3..])?;
-    let mut stream = Editor::open(ctx.db, args[1])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[1])?;
     let mut acknowledged = 0;
     for id in ids {
         if let Some(pending) = stream.view().pending_entry(&group, id) {

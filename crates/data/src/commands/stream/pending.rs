@@ -138,7 +138,7 @@ pub(super) fn xclaim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         _ => now,
     };
 
-    let mut stream = Editor::open(ctx.db, args[1])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[1])?;
     if claim.last > group.last {
         group.last = claim.last;
         stream.put_group(args[2], &group);
@@ -233,7 +233,7 @@ pub(super) fn xautoclaim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error>
     let group = require_group(ctx, args[1], args[2])?;
     let now = ctx.now;
 
-    let mut stream = Editor::open(ctx.db, args[1])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[1])?;
     let consumer = stream.note_consumer(&group, args[3], now, false)?;
     let (mut claimed, mut deleted) = (Vec::new(), Vec::new());
     let mut candidates = stream.view().pending(&group, from, Id::MAX);

@@ -128,7 +128,7 @@ pub(super) fn xreadgroup(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error>
     let count = request.count.min(count);
     let mut served = Served::new(ctx.reply.proto());
     for (key, &start) in request.keys.iter().zip(&starts) {
-        let mut stream = Editor::open(ctx.db, key)?;
+        let mut stream = Editor::open_quietly(ctx.db, key)?;
         let group = stream.view().group(group_name).expect("the group was seen above");
         let waits = start == Start::New && stream.view().last().is_none_or(|id| id <= group.last);
         if waits && ctx.retried {

@@ -229,6 +229,14 @@ impl<'a> Editor<'a> {
         Ok(Self { coll, header })
     }
 
+    /// The same for a change that WATCH does not see, as in Redis: of groups, or of what is kept
+    /// beside the entries. Creating the stream is seen.
+    pub(super) fn open_quietly(db: &'a mut Db, key: &[u8]) -> Result<Self, Error> {
+        let mut stream = Self::open(db, key)?;
+        stream.coll.be_quiet();
+        Ok(stream)
+    }
+
     pub(super) fn close(mut self) {
         self.coll.set_aux(&self.header.encode());
     }
