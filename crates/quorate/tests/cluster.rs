@@ -17,9 +17,11 @@ mod cluster {
 use cluster::load::Load;
 use cluster::network::Network;
 use cluster::nodes::{Cluster, NODES, ask};
+use common::journal::{self, BODY_AT, flip};
 use common::{eventually, fresh_seed, number_from_env};
 use quorate_base::Prng;
 use rustix::process::Signal;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -169,4 +171,87 @@ fn a_node_that_is_cut_off_says_so_and_the_others_go_on() {
     for at in 0..NODES {
         books.check(&mut cluster.client(at));
     }
+}
+
+/// Stops a node, has `damage` done to its data, and starts it: it must get back from the others
+/// what it lost, and not only say so.
+fn repair(damage: impl FnOnce(&Cluster, usize), said: &[&str]) {
+    let seed = seed();
+    let mut cluster = Cluster::start(&["--workers", "1"]);
+    let load = Load::start(&cluster.addresses(), seed);
+    load.wait_for(3 * CALM_WRITES);
+    let victim = 2;
+    cluster.terminate(victim);
+    load.wait_for(CALM_WRITES);
+    damage(&cluster, victim);
+    let started = Instant::now();
+    cluster.restart(victim);
+    load.wait_for(CALM_WRITES);
+    let mut books = load.stop();
+    cluster.wait_until_whole(victim);
+    println!("whole again after {} ms", started.elapsed().as_millis());
+    let log = cluster.log(victim);
+    for words in said {
+        assert!(log.contains(words), "'{words}' is missing");
+    }
+    // From now on nothing can be read without it.
+    cluster.kill(0);
+    cluster.settle();
+    books.check(&mut cluster.client(victim));
+    // What it got is there after another start.
+    cluster.kill(victim);
+    cluster.restart(victim);
+    cluster.settle();
+    books.check(&mut cluster.client(victim));
+}
+
+#[test]
+fn a_damaged_journal_is_repaired_from_the_others() {
+    let _turn = alone();
+    let rot = |cluster: &Cluster, victim: usize| {
+        let frames = journal::frames(&cluster.data(victim));
+        let durable = frames.iter().map(|frame| frame.mark).max().expect("there are frames");
+        let below = frames.iter().filter(|f| f.body_bytes > 8 && f.sequence <= durable);
+        let below: Vec<_> = below.collect();
+        flip(below[below.len() / 2], BODY_AT as u64 + 2);
+    };
+    repair(rot, &["the journal is damaged", "set aside as"]);
+}
+
+#[test]
+fn damaged_tables_are_repaired_from_the_others() {
+    let _turn = alone();
+    // What a table needs to be opened, in every second shard, and what it holds, in the others.
+    let rot = |cluster: &Cluster, victim: usize| {
+        let mut damaged = 0;
+        let store = cluster.data(victim).join("store");
+        for shard in std::fs::read_dir(store).expect("a node has a store") {
+            let shard = shard.expect("a readable directory").path();
+            for generation in std::fs::read_dir(&shard).expect("a table has a directory") {
+                let generation = generation.expect("a readable directory").path();
+                if !generation.is_dir() {
+                    continue;
+                }
+                damaged += 1;
+                if damaged % 2 == 0 {
+                    flip_byte(&generation.join("current"), 0);
+                    continue;
+                }
+                for table in std::fs::read_dir(generation.join("tables")).expect("tables") {
+                    flip_byte(&table.expect("a readable directory").path(), 100);
+                }
+            }
+        }
+        assert!(damaged > 1, "tables were written when the node stopped");
+    };
+    repair(rot, &["the table of shard", "set aside as"]);
+}
+
+/// Flips a bit of the byte at `at`.
+fn flip_byte(path: &std::path::Path, at: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("a file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("it is inside");
+    byte[0] ^= 0x10;
+    file.write_all_at(&byte, at).expect("a file of ours");
 }

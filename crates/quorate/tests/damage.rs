@@ -2,56 +2,22 @@
 //!
 //! What a crash can do is cut off, and said. What it cannot do is refused, with the place, and
 //! nothing is changed: the damaged file may still be repaired.
-//!
-//! The tests know this much of the layout: a frame starts at a multiple of 4096 bytes with
-//! `QUOJNL`; its sequence number is at 24, the mark (everything up to there was durable) at 32,
-//! the length of its body at 48, the body at 80.
 
 mod common;
 
+use common::journal::{self, BLOCK_BYTES, BODY_AT, Frame, flip};
 use common::node::run_to_end;
 use common::{Node, free_address};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tempfile::TempDir;
 
-const BLOCK_BYTES: usize = 4096;
-const BODY_AT: usize = 80;
 const KEYS: u64 = 50;
 
-/// A frame as the tests see it.
-#[derive(Clone, Debug)]
-struct Frame {
-    path: PathBuf,
-    offset: u64,
-    sequence: u64,
-    mark: u64,
-    body_bytes: u64,
-}
-
 fn frames(data: &Path) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    for entry in std::fs::read_dir(data.join("journal")).expect("a node has a journal") {
-        let path = entry.expect("a readable directory").path();
-        let bytes = std::fs::read(&path).expect("a segment");
-        for (n, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
-            if !block.starts_with(b"QUOJNL") {
-                continue;
-            }
-            let u64_at =
-                |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().expect("eight bytes"));
-            frames.push(Frame {
-                path: path.clone(),
-                offset: (n * BLOCK_BYTES) as u64,
-                sequence: u64_at(24),
-                mark: u64_at(32),
-                body_bytes: u64_at(48) & 0xffff_ffff,
-            });
-        }
-    }
-    frames.sort_by_key(|f| f.sequence);
+    let frames = journal::frames(data);
     assert!(frames.len() as u64 >= KEYS, "every acknowledged write has a frame: {frames:?}");
     frames
 }
@@ -66,14 +32,6 @@ fn written() -> TempDir {
     }
     node.kill();
     data
-}
-
-fn flip(frame: &Frame, at: u64) {
-    let file = File::options().read(true).write(true).open(&frame.path).expect("a segment");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, frame.offset + at).expect("it is inside");
-    byte[0] ^= 0x10;
-    file.write_all_at(&byte, frame.offset + at).expect("a file of ours");
 }
 
 /// Makes the last frame with data the last frame of all, as if the ones behind it had not been

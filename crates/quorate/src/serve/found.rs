@@ -80,8 +80,11 @@ pub(super) fn open_journal(
     id: u64,
 ) -> Result<(Journal<FileDisk>, Recovered), ServeError> {
     let doing = "open the journal in";
-    let disk = FileDisk::open(path, true)
-        .map_err(|source| ServeError::DataDir { doing, path: path.to_owned(), source })?;
+    let disk = FileDisk::open(path, true).map_err(|source| ServeError::DataDir {
+        doing,
+        path: path.to_owned(),
+        source,
+    })?;
     let options = Options { id, segment_bytes: SEGMENT_BYTES, prepared_max: SEGMENTS_PREPARED };
     Ok(Journal::open(disk, options)?)
 }

@@ -121,6 +121,35 @@ impl Cluster {
         child.wait().expect("a child of ours can be waited for");
     }
 
+    /// Asks a node to stop, and waits until it has.
+    pub(crate) fn terminate(&mut self, at: usize) {
+        self.signal(at, Signal::TERM);
+        let mut child = self.nodes[at].child.take().expect("the node runs");
+        let status = eventually("the node stops", || {
+            child.try_wait().expect("a child of ours can be waited for")
+        });
+        assert!(status.success(), "node {} ended: {status:?}", at + 1);
+    }
+
+    /// Waits until all replicas of a node, which has one worker, hold what they should.
+    pub(crate) fn wait_until_whole(&self, at: usize) {
+        let mut client = self.client(at);
+        eventually("every replica has caught up", || {
+            let shards = client.line("QUORATE SHARDS");
+            assert!(!shards.items().is_empty(), "{shards:?}");
+            let whole = |line: &Value| {
+                let text = line.text();
+                let field = |name: &str| {
+                    let fields = text.split(' ').filter_map(|field| field.split_once('='));
+                    fields.filter(|(field, _)| *field == name).map(|(_, value)| value).next()
+                };
+                let serves = matches!(field("state"), Some("leader" | "follower"));
+                serves && field("applied") == field("commit") && field("leader") != Some("0")
+            };
+            shards.items().iter().all(whole).then_some(())
+        });
+    }
+
     /// Starts a node that was ended, and waits until it takes connections.
     pub(crate) fn restart(&mut self, at: usize) {
         self.spawn(at);
