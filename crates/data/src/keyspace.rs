@@ -10,11 +10,12 @@
 //! part of a running flush equals its record.
 
 use crate::coll_mut::CollMut;
-use crate::disk::Cutting;
+use crate::disk::{Cutting, REQUESTS_KEY};
 use crate::effects::Recorder;
 use crate::entry::{Cycle, Entry, Kind, RAW, STORED, TOMB};
 use crate::index::Index as KeyIndex;
 use crate::interest::Interest;
+use crate::requests::{Fate, Outcome, RequestId, Requests, outcome_of};
 use crate::table::{Mark, Table, TableError};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use std::cell::Cell;
@@ -56,6 +57,7 @@ pub struct Keyspace {
     /// Where looking for expired keys in the table goes on; empty: at the beginning.
     pub(crate) sweep_from: Vec<u8>,
     pub(crate) entry_bytes: usize,
+    pub(crate) requests: Requests,
     interest: Interest,
     deletions: Box<[u64; DELETION_CELLS]>,
     /// The greatest version that was read since [`Keyspace::reset_observed`].
@@ -78,6 +80,8 @@ impl Keyspace {
     pub fn new(shard: ShardId, seed: u64, table: Box<dyn Table>) -> Self {
         let durable = table.mark();
         let resident = durable.keys == 0;
+        // What was deleted before is not known any more; it was not later than this.
+        let deletions = Box::new([version(durable.applied, u32::MAX); DELETION_CELLS]);
         Self {
             shard,
             index: KeyIndex::new(seed),
@@ -97,8 +101,9 @@ impl Keyspace {
             load_from: (!resident).then(Vec::new),
             sweep_from: Vec::new(),
             entry_bytes: 0,
+            requests: Requests::default(),
             interest: Interest::default(),
-            deletions: Box::new([0; DELETION_CELLS]),
+            deletions,
             observed: Cell::new(0),
         }
     }
@@ -142,6 +147,81 @@ impl Keyspace {
     /// Takes the batch to propose it.
     pub fn take_batch(&mut self) -> Vec<u8> {
         self.recorder.take()
+    }
+
+    /// Reads from the table which requests were executed. Call it once, before anything is replayed.
+    pub fn load_requests(&mut self) -> Result<(), TableError> {
+        let Some(record) = self.table.get(REQUESTS_KEY)? else { return Ok(()) };
+        self.requests = Requests::decode(&record).ok_or_else(|| {
+            TableError(format!(
+                "shard {}: the record of executed requests makes no sense; it was written by a \
+                 newer version, or it is damaged",
+                self.shard
+            ))
+        })?;
+        Ok(())
+    }
+
+    /// Its table holds nothing of worth: the first flush begins with dropping it all.
+    pub fn distrust_table(&mut self) {
+        self.cleared = true;
+        (self.resident, self.load_from) = (true, None);
+    }
+
+    /// Gives up what is in memory and keeps the table.
+    pub fn into_table(self) -> Box<dyn Table> {
+        self.table
+    }
+
+    /// The table as it is now, for as long as the result lives.
+    pub fn table_snapshot(&self) -> Box<dyn Table> {
+        self.table.snapshot()
+    }
+
+    /// The time that the last change was logged with, or that commands see.
+    pub fn now(&self) -> Millis {
+        self.recorder.now()
+    }
+
+    /// What became of a request.
+    pub fn fate(&self, id: RequestId) -> Fate {
+        self.requests.fate(id)
+    }
+
+    /// Begins a session of requests; one that exists goes on.
+    pub fn open_session(&mut self, session: u64) {
+        self.recorder.session(session);
+        self.requests.open(session, self.recorder.now());
+    }
+
+    /// Notes that a request was executed by the changes recorded last and answered with `reply`,
+    /// and that all up to number `floor` of its session were answered.
+    pub fn request_executed(&mut self, id: RequestId, floor: u64, reply: &[u8]) {
+        self.request_done(id, floor, outcome_of(reply));
+    }
+
+    /// Notes that a request was not executed, so that it never will be.
+    pub fn void_request(&mut self, id: RequestId) {
+        self.request_done(id, 0, Outcome::Void);
+    }
+
+    fn request_done(&mut self, id: RequestId, floor: u64, outcome: Outcome) {
+        self.recorder.done(id, floor, &outcome);
+        let (index, now) = (self.recorder.index(), self.recorder.now());
+        self.requests.done(id, floor, index, outcome, now);
+    }
+
+    /// What WATCH remembers of `key`, the same on every replica: whether it exists, and a number
+    /// that is another one after every change.
+    pub fn watch_token(&mut self, key: &[u8]) -> Result<(bool, u64), TableError> {
+        let place = crate::place::place_hash(self.index.seed(), key);
+        self.load(place, key)?;
+        let live = self.peek(place, key).is_some();
+        let version = match self.index.get(place, key) {
+            Some(entry) if !entry.is_tomb() => entry.version(),
+            _ => self.deletions[place as usize % DELETION_CELLS],
+        };
+        Ok((live, version))
     }
 
     /// Who waits for keys of this shard or watches them.

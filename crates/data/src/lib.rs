@@ -18,6 +18,7 @@ pub mod keyspace;
 pub(crate) mod long_double;
 pub mod parse;
 pub mod place;
+pub mod requests;
 pub(crate) mod scan;
 pub mod settings;
 pub mod sorted;

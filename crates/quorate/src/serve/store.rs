@@ -211,7 +211,7 @@ mod tests {
         };
         let mark = Mark { applied: 7, term: 1, keys: 1 };
         let ops = vec![TableOp::Put(b"k".to_vec(), b"v".to_vec())];
-        sender.send(Request::Write(Flush { shard: 0, mark, clear: false, ops })).unwrap();
+        sender.send(Request::Write(Flush { shard: 0, mark, clear: false, durable: false, ops })).unwrap();
         sender.send(Request::Hurry(0)).unwrap();
         drop(sender);
         let journal = std::thread::spawn(move || {

@@ -33,7 +33,7 @@ fn put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> TableOp {
 }
 
 fn flush(shard: ShardId, applied: u64, clear: bool, ops: Vec<TableOp>) -> Flush {
-    Flush { shard, mark: Mark { applied, term: applied / 3, keys: applied * 7 }, clear, ops }
+    Flush { shard, mark: Mark { applied, term: applied / 3, keys: applied * 7 }, clear, durable: false, ops }
 }
 
 fn apply(model: &mut Model, flush: &Flush) {
