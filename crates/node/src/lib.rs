@@ -15,6 +15,7 @@
 //! session/        commands about connection and server
 //! upkeep.rs       expiry, flushes, memory
 //! peer.rs         what nodes say to each other
+//! link.rs         one session between two nodes
 //! output.rs       replies in order, held until they are committed
 //! testing.rs      a whole node for tests
 //! ```
@@ -29,6 +30,7 @@ mod conn;
 mod dispatch;
 mod event;
 mod job;
+pub mod link;
 mod message;
 mod output;
 pub mod peer;
