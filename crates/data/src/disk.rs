@@ -25,7 +25,7 @@ pub(crate) const RECORD: u8 = 0;
 const ELEMENT: u8 = 1;
 
 /// Where the table keeps which requests were executed.
-pub(crate) const REQUESTS_KEY: &[u8] = &[0x80];
+pub const REQUESTS_KEY: &[u8] = &[0x80];
 
 /// A flush under way: what it still has to look at, and what it has written.
 ///
@@ -120,6 +120,12 @@ impl Keyspace {
         // A clear may have come in between: then nothing of these is left.
         self.flushing = Some(tombs);
         Some(Flush { shard: self.shard, mark, clear, durable: false, ops })
+    }
+
+    /// Gives up a flush that was begun and not handed on. The shard must be dropped: what that flush
+    /// would have written does not count as changed any more.
+    pub fn drop_cut(&mut self) {
+        (self.cutting, self.flushing) = (None, None);
     }
 
     /// True while a begun flush is not complete.

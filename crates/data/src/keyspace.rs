@@ -24,6 +24,9 @@ use std::collections::BTreeSet;
 /// Bits of a version that number the changes of one log entry.
 const OPERATION_BITS: u32 = 20;
 
+/// Bytes of effects after which no further expired keys are removed in one go: names may be long.
+pub(crate) const EXPIRE_BYTES_MAX: usize = 4 << 20;
+
 /// Deletions are remembered by place hash in this many cells, for [`Keyspace::observed`].
 const DELETION_CELLS: usize = 256;
 
@@ -126,6 +129,11 @@ impl Keyspace {
     /// True while memory holds every key.
     pub fn resident(&self) -> bool {
         self.resident
+    }
+
+    /// True if everything was dropped since the last flush was begun.
+    pub fn is_cleared(&self) -> bool {
+        self.cleared
     }
 
     /// About how many bytes of memory the data takes.
@@ -626,6 +634,9 @@ impl Keyspace {
         let due: Vec<_> = self.expiries.range(..=(now, u64::MAX)).take(limit).copied().collect();
         let mut removed = 0;
         for (at, place) in due {
+            if self.batch().len() >= EXPIRE_BYTES_MAX {
+                break;
+            }
             let keys: Vec<Vec<u8>> = self
                 .index
                 .at_place_mut(place)

@@ -15,6 +15,7 @@ pub mod index;
 pub mod interest;
 pub mod keys;
 pub mod keyspace;
+mod logged;
 pub(crate) mod long_double;
 pub mod parse;
 pub mod place;

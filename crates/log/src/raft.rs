@@ -22,6 +22,7 @@
 //!
 //! Not here yet: snapshots, changes of membership, learners, and letting idle groups sleep.
 
+mod lease;
 mod reads;
 mod restore;
 mod store;
@@ -30,10 +31,13 @@ mod tests;
 mod wire;
 
 use crate::{Body, Entry, Leadership, Log, Members, NotLeader, Outputs, Record};
+pub use lease::{CLOCK_DRIFT_MAX_PERCENT, LEASE_MS};
+use lease::{Lease, Promise};
 use quorate_base::ids::NodeId;
+use quorate_base::mutation::{Mutation, active};
 use quorate_base::{Index, Millis, Prng, ShardId, Term};
 use raft::eraftpb::{Entry as Slip, Message, MessageType};
-use raft::{Config, StateRole, Storage};
+use raft::{CAMPAIGN_TRANSFER, Config, StateRole, Storage};
 use reads::{Question, Reads};
 pub use restore::{RestoreError, Restored};
 use restore::{encode_state, restore};
@@ -44,10 +48,10 @@ use store::{Store, slip};
 /// The engine's unit of time.
 pub const TICK_MS: Millis = 10;
 /// How often a leader shows that it is there.
-pub const HEARTBEAT_MS: Millis = 100;
-/// A follower that hears no leader for this long, and up to twice as long, starts an election;
-/// a leader that hears no quorum for this long steps down.
-pub const ELECTION_MS: Millis = 1_000;
+pub const HEARTBEAT_MS: Millis = 60;
+/// A follower that hears no leader for this long, and up to half as long again, starts an
+/// election; a leader that hears no quorum for this long steps down.
+pub const ELECTION_MS: Millis = 300;
 /// How long a read waits for its answer before the question is put again.
 pub const READ_RETRY_MS: Millis = 200;
 /// Payload bytes in one append, unless a single entry is larger.
@@ -59,6 +63,8 @@ pub const INFLIGHT_MESSAGES_MAX: usize = 256;
 pub const RETAINED_BYTES_MAX: usize = 8 << 20;
 
 const ELECTION_TICKS: u64 = ELECTION_MS / TICK_MS;
+/// Election timeouts are below this.
+const ELECTION_TICKS_MAX: u64 = ELECTION_TICKS + ELECTION_TICKS / 2;
 
 /// A replica's Raft log of one shard.
 pub struct RaftLog {
@@ -89,6 +95,10 @@ pub struct RaftLog {
     seen: (Term, StateRole, NodeId),
     /// Proposals since the last append to the followers.
     unsent: bool,
+    /// Leadership was lost and the node has not yet said where its state is.
+    rebuilding: bool,
+    lease: Lease,
+    promise: Promise,
 
     // Time and chance.
     clock: Option<Millis>,
@@ -131,6 +141,7 @@ impl RaftLog {
         let config = Config {
             id,
             election_tick: ELECTION_TICKS as usize,
+            max_election_tick: ELECTION_TICKS_MAX as usize,
             heartbeat_tick: (HEARTBEAT_MS / TICK_MS) as usize,
             applied,
             max_size_per_msg: MESSAGE_BYTES_MAX,
@@ -160,6 +171,9 @@ impl RaftLog {
             gained: false,
             seen: (raft.term, raft.state, raft.leader_id),
             unsent: false,
+            rebuilding: false,
+            lease: Lease::default(),
+            promise: Promise::new(saved.0 == 0),
             clock: None,
             election_ticks: ELECTION_TICKS,
             next_question: prng.next_u64(),
@@ -170,6 +184,10 @@ impl RaftLog {
         };
         log.redraw();
         log.trim();
+        if saved.0 == 0 {
+            // Nobody can have been heard.
+            log.raft.election_elapsed = ELECTION_TICKS as usize;
+        }
         if alone {
             log.campaign();
             assert!(log.is_leader(), "the only voter did not elect itself");
@@ -179,7 +197,7 @@ impl RaftLog {
 
     /// A new draw of the election timeout.
     fn redraw(&mut self) {
-        self.election_ticks = ELECTION_TICKS + self.prng.below(ELECTION_TICKS);
+        self.election_ticks = ELECTION_TICKS + self.prng.below(ELECTION_TICKS_MAX - ELECTION_TICKS);
         self.raft.set_randomized_election_timeout(self.election_ticks as usize);
     }
 
@@ -196,6 +214,7 @@ impl RaftLog {
         if now != self.seen {
             self.seen = now;
             self.reads.restart();
+            self.lease.restart();
             self.redraw();
             let term = (now.1 == StateRole::Leader).then_some(now.0);
             if self.leading.map(|leading| leading.term) != term {
@@ -214,6 +233,7 @@ impl RaftLog {
         if self.alone {
             return;
         }
+        self.promise.begin(now);
         let clock = *self.clock.get_or_insert(now);
         let ticks = now.saturating_sub(clock) / TICK_MS;
         if ticks == 0 {
@@ -221,7 +241,7 @@ impl RaftLog {
         }
         self.clock = Some(clock + ticks * TICK_MS);
         // Whoever slept through more than an election has nothing to gain from more ticks.
-        for _ in 0..ticks.min(ELECTION_TICKS) {
+        for _ in 0..ticks.min(ELECTION_TICKS_MAX) {
             if self.raft.tick() {
                 if self.raft.state != StateRole::Leader {
                     self.redraw();
@@ -352,6 +372,7 @@ impl RaftLog {
                 "entry {commit} of a later term than {ended} would pass for an own proposal"
             );
             self.delivered = self.delivered.max(commit);
+            self.rebuilding = true;
             out.lost_leadership = true;
             return;
         }
@@ -401,6 +422,22 @@ impl RaftLog {
             && self.raft.prs().get(message.from).is_some_and(|peer| message.index <= peer.matched)
     }
 
+    /// Notes that a leader is heard; `false` for a request that the promise to it forbids.
+    fn keeps_promise(&mut self, now: Millis, message: &Message) -> bool {
+        match message.get_msg_type() {
+            MessageType::MsgAppend | MessageType::MsgHeartbeat => {
+                if message.term >= self.raft.term {
+                    self.promise.renew(now);
+                }
+                true
+            }
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
+                *message.context == *CAMPAIGN_TRANSFER || !self.promise.holds(now)
+            }
+            _ => true,
+        }
+    }
+
     /// A local message to the engine. It refuses some silently; each caller copes with that.
     fn call(&mut self, message: Message) {
         let _ = self.raft.step(message);
@@ -430,11 +467,20 @@ impl Log for RaftLog {
         Ok(index)
     }
 
-    fn read(&mut self, _now: Millis, id: u64) {
-        self.reads.push(id);
+    fn read(&mut self, now: Millis, id: u64) {
+        if self.leading.is_some() && self.lease.covers(now) && self.raft.commit_to_current_term() {
+            self.reads.pass(self.raft.raft_log.committed, id);
+            if self.lease.is_short(now) {
+                self.reads.want_round();
+            }
+        } else {
+            self.reads.push(id);
+        }
     }
 
-    fn forget_reads(&mut self) {}
+    fn forget_reads(&mut self) {
+        self.reads.forget();
+    }
 
     fn peer_gone(&mut self, _now: Millis, _peer: NodeId) {}
 
@@ -470,7 +516,8 @@ impl Log for RaftLog {
             self.rejected += 1;
             return;
         };
-        if self.is_stale_rejection(&incoming.message) {
+        if self.is_stale_rejection(&incoming.message) || !self.keeps_promise(now, &incoming.message)
+        {
             return;
         }
         let first = incoming.message.index + 1;
@@ -525,8 +572,9 @@ impl Log for RaftLog {
         assert!(upto <= self.delivered, "{upto} was applied but only {} given", self.delivered);
         if upto > self.applied {
             self.applied = upto;
-            if upto > self.raft.raft_log.applied {
-                self.raft.commit_apply(upto);
+            let agreed = self.raft.raft_log.committed.min(self.raft.raft_log.persisted);
+            if upto.min(agreed) > self.raft.raft_log.applied {
+                self.raft.commit_apply(upto.min(agreed));
                 self.trim();
             }
         }
@@ -548,9 +596,13 @@ impl Log for RaftLog {
         assert!(index >= self.compactable, "{index} is compacted (up to {})", self.compactable);
         self.delivered = self.delivered.min(index);
         self.applied = self.applied.min(index);
+        self.rebuilding = false;
     }
 
     fn campaign(&mut self) {
+        if !self.alone && self.promise.holds(self.clock.unwrap_or(0)) {
+            return;
+        }
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgHup);
         self.call(message);
@@ -558,6 +610,7 @@ impl Log for RaftLog {
 
     fn transfer(&mut self, to: NodeId) {
         if self.leading.is_some() && to != self.id {
+            self.lease.revoke();
             let mut message = Message::default();
             message.set_msg_type(MessageType::MsgTransferLeader);
             message.from = to;
@@ -578,6 +631,9 @@ impl Log for RaftLog {
     }
 
     fn commit(&self) -> Index {
+        if active(Mutation::SkipQuorum) && self.leading.is_some() {
+            return self.raft.raft_log.persisted;
+        }
         self.raft.raft_log.committed.min(self.raft.raft_log.persisted)
     }
 
@@ -604,7 +660,10 @@ impl Log for RaftLog {
             self.ask();
             self.send(out);
             for read in std::mem::take(&mut self.raft.read_states) {
-                self.reads.confirm(&read.request_ctx, read.index);
+                let begun = self.reads.confirm(&read.request_ctx, read.index);
+                if let Some(begun) = begun.filter(|_| self.leading.is_some()) {
+                    self.lease.confirm(begun);
+                }
             }
             self.raft.mut_store().take_wanted(&mut out.need_snapshot);
         }
@@ -613,7 +672,9 @@ impl Log for RaftLog {
             self.reads.release_waiting(&mut out.readable);
         } else {
             let caught_up = self.leading.is_some_and(|leading| self.applied + 1 >= leading.start);
-            self.reads.release(|index| caught_up || self.applied >= index, &mut out.readable);
+            if !self.rebuilding {
+                self.reads.release(|index| caught_up || self.applied >= index, &mut out.readable);
+            }
             self.trim();
         }
         if std::mem::take(&mut self.gained) {

@@ -146,7 +146,8 @@ impl std::fmt::Display for LinkError {
             Self::Cluster { ours, theirs } => write!(
                 f,
                 "the node there belongs to another cluster ({theirs:016x}, this one is \
-                 {ours:016x}): all nodes need the same cluster name and the same node ids"
+                 {ours:016x}): all nodes need the same \
+                 cluster name, node ids and spaces"
             ),
             Self::Version { ours, theirs } => write!(
                 f,
@@ -292,6 +293,11 @@ impl Link {
             self.keepalive_at = Some(now + KEEPALIVE_MS);
         }
         Ok(())
+    }
+
+    /// Tells that this end itself does not take what comes at the moment: silence says nothing.
+    pub fn hold(&mut self, now: Millis) {
+        self.heard_at = now;
     }
 
     /// When [`Link::tick`] is wanted next. A received hello makes that now.

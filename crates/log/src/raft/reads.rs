@@ -2,11 +2,15 @@
 //!
 //! ```text
 //! read(id) ─▶ waiting ─▶ round: one question to the leader and a quorum ─▶ confirmed at an index ─▶ readable
+//!          └─ under a lease (`lease`) ───────────────────────────────────────────┘
 //! ```
 //!
 //! One round is under way at a time; what arrives meanwhile waits for the next, because a round
 //! only vouches for reads that were there when it began. The engine forgets questions silently
 //! at role changes and lost messages, so a round is begun anew then and after a time.
+//!
+//! A pending read costs its 8 bytes here; how many there are at a time is for the caller's own
+//! table of them to bound.
 
 use quorate_base::{Index, Millis};
 use std::collections::VecDeque;
@@ -17,6 +21,8 @@ pub(super) type Question = [u8; 16];
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     waiting: Vec<u64>,
+    /// A round should begin even if no read waits.
+    wanted: bool,
     round: Option<Round>,
     confirmed: VecDeque<(Index, Vec<u64>)>,
 }
@@ -35,11 +41,30 @@ impl Reads {
 
     /// Whether a round should begin as soon as somebody can be asked.
     pub(super) fn wants_round(&self) -> bool {
-        self.round.is_none() && !self.waiting.is_empty()
+        self.round.is_none() && (self.wanted || !self.waiting.is_empty())
+    }
+
+    /// Has a round begun for its own sake.
+    pub(super) fn want_round(&mut self) {
+        self.wanted = self.round.is_none();
+    }
+
+    /// Adds a read that may see the state from `index` on. Indexes never decrease.
+    pub(super) fn pass(&mut self, index: Index, id: u64) {
+        match self.confirmed.back_mut() {
+            Some((last, ids)) if *last >= index => ids.push(id),
+            _ => self.confirmed.push_back((index, vec![id])),
+        }
+    }
+
+    /// Drops all reads.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
     }
 
     pub(super) fn begin(&mut self, question: Question, now: Millis) {
         let ids = std::mem::take(&mut self.waiting);
+        self.wanted = false;
         self.round = Some(Round { question, ids, asked_at: now });
     }
 
@@ -57,11 +82,13 @@ impl Reads {
     }
 
     /// `question` was answered: its reads may see the state from `index` on. Answers to rounds
-    /// begun anew are ignored.
-    pub(super) fn confirm(&mut self, question: &[u8], index: Index) {
-        if let Some(round) = self.round.take_if(|round| round.question == *question) {
+    /// begun anew are ignored. Returns when the round began.
+    pub(super) fn confirm(&mut self, question: &[u8], index: Index) -> Option<Millis> {
+        let round = self.round.take_if(|round| round.question == *question)?;
+        if !round.ids.is_empty() {
             self.confirmed.push_back((index, round.ids));
         }
+        Some(round.asked_at)
     }
 
     /// Moves every waiting read into `out`: for a group of one.

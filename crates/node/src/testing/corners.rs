@@ -133,6 +133,28 @@ fn a_transaction_is_one_frame_and_ends_changing_when_it_is_too_long() {
 }
 
 #[test]
+fn a_copy_that_no_frame_could_hold_is_refused() {
+    let mut node = Node::new(2);
+    for worker in &mut node.workers {
+        worker.settings.command_bytes_max = 10_000;
+    }
+    let client = node.client_at(0);
+    let (here, there) = (node.key_at(0, "k"), node.key_at(1, "k"));
+    node.check(client, &format!("SETRANGE {here} 20000 x"), ":20001|");
+    for line in [format!("COPY {here} {there}"), format!("RENAME {here} {there}")] {
+        let reply = node.run(client, &line);
+        assert!(reply.starts_with("-ERR The command would change 201"), "{reply}");
+    }
+    let refused = node.run(client, &format!("COPY {here} {there}"));
+    let transaction = format!("MULTI\r\nCOPY {here} {there}\r\nGET {there}\r\nEXEC");
+    node.check(client, &transaction, &format!("+OK|+QUEUED|+QUEUED|*2|{refused}$-1|"));
+    node.restart();
+    let client = node.client();
+    node.check(client, &format!("STRLEN {here}"), ":20001|");
+    node.check(client, &format!("EXISTS {there}"), ":0|");
+}
+
+#[test]
 fn a_transaction_is_queued_up_to_a_bound() {
     let config = Config::clone(&Node::new(1).config);
     let mut node = Node::with_config(Config { query_buffer_bytes_max: 10_000, ..config });

@@ -2,7 +2,7 @@
 
 use super::add::parse_ids;
 use super::id::Id;
-use super::store::{Editor, View};
+use super::store::{Editor, PENDING_BYTES, View};
 use super::{help, subcommand_syntax};
 use crate::command::{Ctx, Subcommands, subcommand};
 use crate::db::Db;
@@ -104,6 +104,7 @@ fn destroy(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     let mut stream = Editor::open(ctx.db, args[2])?;
     let group = stream.view().group(args[3]);
     if let Some(group) = &group {
+        ctx.settings.check_logged(stream.view().pending_count(group) * PENDING_BYTES)?;
         stream.remove_group(args[3], group);
         stream.close();
     }
@@ -131,6 +132,7 @@ fn delete_consumer(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     let group = stream.view().group(args[3]).expect("the stream was opened with the group");
     let mut pending = 0;
     if let Some(consumer) = stream.view().consumer(&group, args[4]) {
+        ctx.settings.check_logged(stream.view().owned_count(&consumer) * PENDING_BYTES)?;
         pending = stream.remove_consumer(&group, args[4], &consumer);
         stream.close();
     }

@@ -35,6 +35,12 @@ const OWNED: u8 = b'O';
 const PENDING: u8 = b'P';
 const ENTRY: u8 = b'e';
 
+/// The length of an entry's name.
+pub(super) const ENTRY_SUB_BYTES: usize = 17;
+
+/// What making an entry pending for another consumer records, or releasing it, at most.
+pub(super) const PENDING_BYTES: usize = 128;
+
 /// What is kept beside the elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Header {

@@ -8,6 +8,7 @@
 
 use super::*;
 use crate::{Log, Outputs};
+use quorate_base::mutation::set;
 use std::collections::BTreeMap;
 
 const STEP_MS: Millis = 10;
@@ -18,6 +19,7 @@ type Said = (Term, Vec<u8>);
 type Messages = Vec<(NodeId, Vec<u8>)>;
 
 /// Which faults a seed draws, in chances out of a thousand per step or message.
+#[derive(Default)]
 struct Faults {
     lose: u64,
     delay_steps: u64,
@@ -50,6 +52,8 @@ struct Replica {
 
 struct World {
     prng: Prng,
+    /// How fast each replica's clock runs, in thousandths.
+    rates: [u64; 3],
     faults: Faults,
     now: Millis,
     disks: Vec<Disk>,
@@ -91,7 +95,9 @@ impl World {
             transfer: up_to(20),
             propose: 50 + up_to(500),
         };
+        let drift = CLOCK_DRIFT_MAX_PERCENT * 10;
         let mut world = Self {
+            rates: std::array::from_fn(|_| 1_000 - drift + prng.below(2 * drift + 1)),
             prng,
             faults,
             now: 1_000,
@@ -106,6 +112,11 @@ impl World {
         };
         (0..3).for_each(|at| world.start(at));
         world
+    }
+
+    /// What the clock of a replica shows.
+    fn clock(&self, at: usize) -> Millis {
+        self.now * self.rates[at] / 1_000
     }
 
     fn chance(&mut self, per_mille: u64) -> bool {
@@ -161,8 +172,9 @@ impl World {
         self.now += STEP_MS;
         while let Some(first) = self.network.first_entry().filter(|e| e.key().0 <= self.now) {
             let (from, to, bytes) = first.remove();
+            let now = self.clock(to);
             if let Some(replica) = &mut self.replicas[to] {
-                replica.log.step(self.now, from as u64 + 1, &bytes);
+                replica.log.step(now, from as u64 + 1, &bytes);
                 assert_eq!(replica.log.rejected_messages(), 0);
             }
         }
@@ -191,9 +203,10 @@ impl World {
         let (propose, read) = (self.chance(self.faults.propose), self.chance(100));
         let (flush, trim) = (self.chance(50), self.chance(100));
         let value = self.prng.next_u64().to_le_bytes().to_vec();
+        let now = self.clock(at);
         let replica = self.replicas[at].as_mut().unwrap();
-        if replica.log.next_deadline().is_some_and(|deadline| deadline <= self.now) {
-            replica.log.tick(self.now);
+        if replica.log.next_deadline().is_some_and(|deadline| deadline <= now) {
+            replica.log.tick(now);
         }
         if propose && replica.log.accepts() {
             let index = replica.log.next_index();
@@ -210,7 +223,7 @@ impl World {
             self.next_read += 1;
             let acknowledged = self.agreed.last_key_value().map_or(0, |(index, _)| *index);
             replica.reads.insert(self.next_read, acknowledged);
-            replica.log.read(self.now, self.next_read);
+            replica.log.read(now, self.next_read);
         }
         if flush && replica.writes.is_empty() {
             let upto = replica.commit.min(replica.state.len() as u64) as usize;
@@ -370,6 +383,43 @@ fn three_voters_agree_whatever_happens() {
     }
     assert!(total.losses > 100 && total.crashes > 100 && total.trimmed > 100, "{total:?}");
     assert!(total.acknowledged > 10_000 && total.reads > 10_000, "{total:?}");
+}
+
+/// How many of the first seeds fail when the code is wrong in this way.
+fn found(mutation: Mutation, seeds: u64) -> usize {
+    set(Some(mutation));
+    let failed = |seed: &u64| std::panic::catch_unwind(|| World::new(*seed).run()).is_err();
+    let failures = (0..seeds).filter(failed).count();
+    set(None);
+    failures
+}
+
+#[test]
+fn a_commit_without_a_quorum_and_an_endless_lease_are_found() {
+    assert!(found(Mutation::SkipQuorum, 20) > 0);
+    assert!(found(Mutation::LeaseWithoutBound, 300) > 0);
+}
+
+#[test]
+fn sixteen_groups_survive_their_leader() {
+    let mut took = Vec::new();
+    for seed in 0..16 {
+        let mut world = World::new(seed);
+        world.faults = Faults { delay_steps: 1, sync_steps: 1, propose: 300, ..Faults::default() };
+        let until = 2_000 + world.prng.below(100) * STEP_MS;
+        while world.now < until {
+            world.step();
+        }
+        let leads = |r: &Option<Replica>| r.as_ref().is_some_and(|replica| replica.log.accepts());
+        let leader = world.replicas.iter().position(leads).expect("nothing is wrong");
+        world.crash(leader);
+        while !world.replicas.iter().any(leads) {
+            world.step();
+        }
+        took.push(world.now - until);
+    }
+    took.sort_unstable();
+    assert!(took[8] < 600, "{took:?}");
 }
 
 #[test]
