@@ -2,14 +2,15 @@
 //!
 //! Two entries of a shard with the same index and term are the same entry, whoever writes it to
 //! its journal (Raft's log matching). And what a flush says it contains is agreed on, because a
-//! flush leaves a worker only then: at each index all flushes name the same term, and terms grow
-//! with the index.
+//! flush leaves a worker only then; so is what a replica's journal holds up to the commit index it
+//! knows. At each index these name the same term, and terms grow with the index.
 
 use crate::shape::Shape;
 use quorate_base::hash::checksum;
 use quorate_base::{Index, ShardId, Term};
 use quorate_data::table::Flush;
 use quorate_log::{Body, Record};
+use quorate_node::ReplicaView;
 use std::collections::{BTreeMap, HashMap};
 
 /// See the module.
@@ -24,12 +25,17 @@ struct Shard {
     entries: HashMap<(Index, Term), u64>,
     /// The terms of agreed entries.
     agreed: BTreeMap<Index, Term>,
+    /// By node: the terms of the entries in its journal that are not known to be agreed on.
+    journals: Vec<BTreeMap<Index, Term>>,
+    /// Who led in a term.
+    leaders: HashMap<Term, usize>,
 }
 
 impl Agreement {
     /// Nothing seen yet.
     pub(crate) fn new(shape: &Shape) -> Self {
-        Self { shards: (0..shape.shards).map(|_| Shard::default()).collect() }
+        let shard = |_| Shard { journals: vec![BTreeMap::new(); shape.nodes], ..Shard::default() };
+        Self { shards: (0..shape.shards).map(shard).collect() }
     }
 
     /// A node writes these to its journal.
@@ -37,7 +43,11 @@ impl Agreement {
         for record in records {
             let Body::Entry(entry) = &record.body else { continue };
             let sum = checksum(&entry.payload);
-            let entries = &mut self.shards[record.shard as usize].entries;
+            let shard = &mut self.shards[record.shard as usize];
+            let journal = &mut shard.journals[node];
+            journal.split_off(&entry.index);
+            journal.insert(entry.index, entry.term);
+            let entries = &mut shard.entries;
             let first = *entries.entry((entry.index, entry.term)).or_insert(sum);
             if first != sum {
                 return Err(format!(
@@ -57,10 +67,38 @@ impl Agreement {
     pub(crate) fn on_flush(&mut self, node: usize, flush: &Flush) -> Result<(), String> {
         let (index, term) = (flush.mark.applied, flush.mark.term);
         // The parts of a snapshot have no mark before the last one.
+        if flush.clear || index == 0 {
+            // What the journal has does not belong to what the table gets.
+            self.shards[flush.shard as usize].journals[node].clear();
+        }
         if index == 0 {
             return Ok(());
         }
         self.agree(node, flush.shard, index, term)
+    }
+
+    /// How a replica stands, at any moment: what it holds up to `commit` is agreed on, and nobody
+    /// else leads in a term in which it does.
+    pub(crate) fn on_view(&mut self, node: usize, view: &ReplicaView) -> Result<(), String> {
+        let shard = &mut self.shards[view.shard as usize];
+        if view.leads {
+            let leader = *shard.leaders.entry(view.term).or_insert(node);
+            if leader != node {
+                return Err(format!(
+                    "two leaders: nodes {} and {} both lead shard {} in term {}",
+                    leader + 1,
+                    node + 1,
+                    view.shard,
+                    view.term
+                ));
+            }
+        }
+        if view.lost || !view.serving {
+            return Ok(());
+        }
+        let later = shard.journals[node].split_off(&(view.commit + 1));
+        let agreed = std::mem::replace(&mut shard.journals[node], later);
+        agreed.into_iter().try_for_each(|(index, term)| self.agree(node, view.shard, index, term))
     }
 
     fn agree(

@@ -5,6 +5,7 @@
 //! when it ends, so a crash in between leaves each of its sectors to its fate.
 
 use crate::queue::{MILLISECOND, Micros};
+use crate::shape::Knobs;
 use quorate_base::{Index, ShardId};
 use quorate_log::{Body, Record};
 use quorate_node::{Frame, WorkerId};
@@ -20,8 +21,8 @@ const IDLE_MARK: Micros = 50 * MILLISECOND;
 /// How long to wait for room on the disk before looking again.
 const FULL_RETRY: Micros = 500 * MILLISECOND;
 
-/// How often a full disk is looked at when there is nothing to do.
-const FULL_LOOK: Micros = 1_000 * MILLISECOND;
+/// How often to look again while the disk is full or writes wait.
+const LOOK_AGAIN: Micros = 1_000 * MILLISECOND;
 
 /// The most bytes that one append takes from waiting frames.
 const APPEND_BYTES_MAX: usize = 8 << 20;
@@ -33,8 +34,8 @@ pub(crate) enum Request {
     Append { worker: WorkerId, frame: Frame },
     /// The table of a shard contains these entries for good.
     Durable { shard: ShardId, applied: Index },
-    /// Something found no room.
-    LookAfterRoom,
+    /// Whether the store waits for room.
+    StoreWaits(bool),
     /// Make everything durable, then tell the store.
     Sync,
     /// Make everything durable and end.
@@ -48,6 +49,10 @@ pub(crate) enum Said {
     Persisted { worker: WorkerId, ticket: u64 },
     /// To all workers.
     DiskFull(bool),
+    /// To all workers.
+    ReserveUsed(bool),
+    /// To all workers.
+    Throttled(bool),
     /// To the shard's home and to the store: the journal waits for this shard.
     FlushWanted(ShardId),
     /// To the store.
@@ -88,6 +93,14 @@ enum Doing {
     Closed,
 }
 
+/// What the workers were told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    full: bool,
+    reserve_used: bool,
+    throttled: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct JournalProcess {
@@ -97,10 +110,14 @@ pub(crate) struct JournalProcess {
     durable: BTreeMap<ShardId, Index>,
     /// A journal longer than this has its oldest shards flushed.
     tail_bytes_max: u64,
+    /// Writes wait while what the tables lack takes more than this.
+    bytes_max: u64,
     unsynced_since: Option<Micros>,
     /// The last time there was something to do; `None` once the end is marked.
     busy_at: Option<Micros>,
-    full: bool,
+    told: Told,
+    /// The store has no room for what it should write.
+    store_waits: bool,
     looked_at: Micros,
 }
 
@@ -109,7 +126,7 @@ impl JournalProcess {
     pub(crate) fn new(
         journal: Journal<MemoryDisk>,
         durable: BTreeMap<ShardId, Index>,
-        tail_bytes_max: u64,
+        knobs: &Knobs,
         now: Micros,
     ) -> Self {
         Self {
@@ -117,10 +134,12 @@ impl JournalProcess {
             waiting: VecDeque::new(),
             doing: Doing::Nothing,
             durable,
-            tail_bytes_max,
+            tail_bytes_max: knobs.tail_bytes_max,
+            bytes_max: knobs.throttle_bytes,
             unsynced_since: None,
             busy_at: Some(now),
-            full: false,
+            told: Told::default(),
+            store_waits: false,
             looked_at: now,
         }
     }
@@ -139,7 +158,10 @@ impl JournalProcess {
             Doing::Nothing => match (self.unsynced_since, self.busy_at) {
                 (Some(since), _) => Some(since + RELAXED_SYNC),
                 (None, Some(busy_at)) => Some(busy_at + IDLE_MARK),
-                (None, None) => self.full.then_some(self.looked_at + FULL_LOOK),
+                (None, None) => {
+                    let again = self.told.full || self.told.throttled;
+                    again.then_some(self.looked_at + LOOK_AGAIN)
+                }
             },
         }
     }
@@ -187,10 +209,9 @@ impl JournalProcess {
             self.busy_at = Some(now);
             match self.journal.append(&gathered.records, false) {
                 Err(JournalError::Full { .. }) => {
-                    if !self.full {
-                        said.push(Said::DiskFull(true));
-                    }
-                    self.full = true;
+                    // Whatever makes room would wait behind this.
+                    let told = Told { full: true, reserve_used: true, ..self.told };
+                    self.tell(told, said);
                     self.doing = Doing::Room { gathered, until: now + FULL_RETRY };
                     return Ok(());
                 }
@@ -258,6 +279,10 @@ impl JournalProcess {
                 trim = true;
                 false
             }
+            Request::StoreWaits(waits) => {
+                self.store_waits = *waits;
+                false
+            }
             _ => true,
         });
         if trim {
@@ -302,7 +327,10 @@ impl JournalProcess {
                     self.durable.insert(shard, applied);
                     gathered.trim = true;
                 }
-                Request::LookAfterRoom => gathered.look = true,
+                Request::StoreWaits(waits) => {
+                    self.store_waits = waits;
+                    gathered.look = true;
+                }
                 Request::Sync => gathered.syncs += 1,
                 Request::Close => gathered.close = true,
             }
@@ -322,18 +350,37 @@ impl JournalProcess {
     /// Prepares the next segment and tells the workers whether there is room for writes.
     fn look_after_room(&mut self, now: Micros, said: &mut Vec<Said>) -> Result<(), JournalError> {
         self.looked_at = now;
-        if self.journal.bytes() > self.tail_bytes_max {
+        if self.journal.bytes() > self.tail_bytes_max.min(self.bytes_max / 2) {
             said.extend(self.journal.oldest().map(Said::FlushWanted));
         }
         let prepared = self.journal.prepare()?;
         // A simulated disk is full or it is not.
         let free_bytes = self.journal.room()?.disk_free_bytes;
-        let full = !prepared || free_bytes < u64::MAX;
-        if full != self.full {
-            said.push(Said::DiskFull(full));
-        }
-        self.full = full;
+        let is_full = !prepared || free_bytes < u64::MAX;
+        let waiting_bytes = self.journal.trimmable_bytes();
+        let resume_bytes = self.bytes_max / 4 * 3;
+        let bound = if self.told.throttled { resume_bytes } else { self.bytes_max };
+        let told = Told {
+            full: is_full || self.store_waits,
+            reserve_used: is_full,
+            throttled: waiting_bytes > bound,
+        };
+        self.tell(told, said);
         Ok(())
+    }
+
+    /// Tells the workers what has changed.
+    fn tell(&mut self, now: Told, said: &mut Vec<Said>) {
+        let before = std::mem::replace(&mut self.told, now);
+        if now.reserve_used != before.reserve_used {
+            said.push(Said::ReserveUsed(now.reserve_used));
+        }
+        if now.full != before.full {
+            said.push(Said::DiskFull(now.full));
+        }
+        if now.throttled != before.throttled {
+            said.push(Said::Throttled(now.throttled));
+        }
     }
 }
 

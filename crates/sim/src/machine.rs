@@ -29,7 +29,10 @@ pub(crate) enum Input {
     Flushed(ShardId, Mark),
     FlushWanted(ShardId),
     DiskFull(bool),
-    PeerUp(NodeId),
+    ReserveUsed(bool),
+    Throttled(bool),
+    /// In this session.
+    PeerUp(NodeId, u64),
     PeerDown(NodeId),
     Peer(NodeId, Vec<u8>),
     Tick,
@@ -46,6 +49,8 @@ pub(crate) struct Slot {
     pub(crate) tick_at: Option<Micros>,
     /// A tick waits in the inbox.
     pub(crate) ticks: bool,
+    /// The links that the worker was told are up, with their sessions.
+    pub(crate) sessions: BTreeMap<NodeId, u64>,
 }
 
 /// A running node.
@@ -89,6 +94,9 @@ pub(crate) struct DiskFault {
     pub(crate) slow_factor: u64,
     pub(crate) slow_until: Micros,
 }
+
+/// Whether a shard can start without what it once acknowledged.
+pub(crate) const LOST_CAN_START: bool = false;
 
 /// See the module.
 pub(crate) struct Machine {
@@ -222,12 +230,13 @@ impl Machine {
                 turn: None,
                 tick_at: None,
                 ticks: false,
+                sessions: BTreeMap::new(),
             });
         }
         let knobs = &shape.knobs;
         let mut process = Process {
             slots,
-            journal: JournalProcess::new(journal, durable, knobs.tail_bytes_max, now),
+            journal: JournalProcess::new(journal, durable, knobs, now),
             store: StoreProcess::new(tables, knobs.persist_bytes, now),
             journal_at: None,
             store_at: None,
@@ -249,7 +258,7 @@ impl Machine {
         shape: &Shape,
         lost: bool,
     ) -> Result<ShardStart, String> {
-        if lost {
+        if lost && !LOST_CAN_START {
             return Err(format!("shard {shard} is lost, and cannot start that way yet"));
         }
         let mark = table.mark();

@@ -44,6 +44,8 @@ pub(crate) struct Knobs {
     pub(crate) memory_bytes: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) tail_bytes_max: u64,
+    /// Writes wait while what the tables lack takes more than this in the journal.
+    pub(crate) throttle_bytes: u64,
     /// A sync of the journal.
     pub(crate) sync_us: Micros,
     /// Between something that reaches a worker and its turn, at most.
@@ -164,6 +166,7 @@ fn draw_knobs(prng: &mut Prng, kinds: &[Kind]) -> Knobs {
         memory_bytes: magnitude(prng, 16 << 10, 64 << 20),
         segment_bytes,
         tail_bytes_max: segment_bytes * between(prng, 2, 8),
+        throttle_bytes: segment_bytes * between(prng, 4, 16),
         sync_us: magnitude(prng, 50, 10 * MILLISECOND),
         loop_us: magnitude(prng, 2, 500),
         mail_us: one(prng, &[0, 0, 20, 300]),

@@ -65,6 +65,8 @@ pub(crate) struct StoreProcess {
     to_persist: VecDeque<ShardId>,
     /// Flushes for which the disk had no room.
     no_room: VecDeque<Flush>,
+    /// Shards that wait for room. The journal knows whether there are any.
+    short: BTreeSet<ShardId>,
     /// Shards that the journal waits for.
     hurried: BTreeSet<ShardId>,
     /// Flushes that are completed once they are durable.
@@ -88,6 +90,7 @@ impl StoreProcess {
             doing: Doing::Nothing,
             to_persist: VecDeque::new(),
             no_room: VecDeque::new(),
+            short: BTreeSet::new(),
             hurried: BTreeSet::new(),
             unanswered: BTreeMap::new(),
             unpersisted: BTreeMap::new(),
@@ -183,9 +186,8 @@ impl StoreProcess {
 
     fn write(&mut self, now: Micros, flush: Flush, pace: &mut dyn Pace, said: &mut Vec<Said>) {
         if self.full {
-            self.no_room.push_back(flush);
-            said.push(Said::Journal(journal::Request::LookAfterRoom));
-            return;
+            self.note_room(flush.shard, false, said);
+            return self.no_room.push_back(flush);
         }
         let until = now + pace.write_us(flush.ops.len());
         self.doing = Doing::Write { flush, until };
@@ -211,16 +213,29 @@ impl StoreProcess {
     /// Makes a shard durable; the journal goes first.
     fn persist(&mut self, shard: ShardId, said: &mut Vec<Said>) {
         if self.full {
-            said.push(Said::Journal(journal::Request::LookAfterRoom));
-            return;
+            return self.note_room(shard, false, said);
         }
         self.unpersisted.remove(&shard);
         said.push(Said::Journal(journal::Request::Sync));
         self.doing = Doing::Sync(shard);
     }
 
+    /// Tells the journal if the first shard waits for room, or the last no longer does.
+    fn note_room(&mut self, shard: ShardId, has_room: bool, said: &mut Vec<Said>) {
+        let before = self.short.is_empty();
+        if has_room {
+            self.short.remove(&shard);
+        } else {
+            self.short.insert(shard);
+        }
+        if self.short.is_empty() != before {
+            said.push(Said::Journal(journal::Request::StoreWaits(before)));
+        }
+    }
+
     fn persisted(&mut self, shard: ShardId, said: &mut Vec<Said>) {
         let mark = self.tables[shard as usize].persist();
+        self.note_room(shard, true, said);
         if let Some(mark) = self.unanswered.remove(&shard) {
             said.push(Said::Flushed { shard, mark });
         }

@@ -120,6 +120,12 @@ impl SimTable {
         self.state().durable.clone()
     }
 
+    /// Whether a read may find damage, now or after a crash.
+    pub(crate) fn is_damaged(&self) -> bool {
+        let state = self.state();
+        state.live.is_damaged() || state.durable.is_damaged()
+    }
+
     /// Damages a pair, on the disk and for readers; false if there is none.
     pub(crate) fn damage(&self, nth: u64) -> bool {
         let mut state = self.state();

@@ -41,3 +41,32 @@ fn seeds_differ() {
     let options = Options { kinds: vec![Kind::Crash], ..alone() };
     assert_ne!(run_seed(1, &options).trace_hash, run_seed(2, &options).trace_hash);
 }
+
+#[test]
+fn a_cluster_without_faults_serves() {
+    let options = Options {
+        nodes: Some(3),
+        kinds: Vec::new(),
+        faults_us: 5 * SECOND,
+        ..Options::default()
+    };
+    for seed in 0..4 {
+        let outcome = twice(seed, &options);
+        assert_sound(&outcome);
+        eprintln!("{:?}\n{:?}", outcome.shape, outcome.stats);
+        assert!(outcome.stats.replies > 100);
+    }
+}
+
+#[test]
+fn a_cluster_keeps_its_promises() {
+    let options = Options { nodes: None, faults_us: 10 * SECOND, ..Options::default() };
+    let mut stats = Stats::default();
+    for seed in 100..120 {
+        let outcome = twice(seed, &options);
+        eprintln!("{seed} {:?} {}", outcome.failure.as_ref().map(|f| &f.shrunk_what), outcome.stats.simulated_us);
+        //assert_sound(&outcome);
+        stats.add(&outcome.stats);
+    }
+    eprintln!("{stats:#?}");
+}

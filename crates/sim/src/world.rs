@@ -5,11 +5,13 @@
 //! world/turn.rs    a worker's turn: events in, effects out
 //! world/links.rs   sessions between nodes
 //! world/faults.rs  faults begin and end
+//! world/inspect.rs what the replicas say of themselves is looked at now and then
 //! world/end.rs     faults stop, everything is answered, replicas are compared
 //! ```
 
 mod end;
 mod faults;
+mod inspect;
 mod links;
 mod turn;
 
@@ -46,6 +48,8 @@ pub(crate) enum What {
     Look { client: usize, look: u64 },
     ToNode { client: usize, node: usize, conn: ConnId, what: ToNode },
     ToClient { client: usize, conn: ConnId, what: ToClient },
+    /// All replicas are looked at.
+    Inspect,
     Fault(usize),
     FaultEnds(faults::Ending),
 }
@@ -66,6 +70,7 @@ impl What {
             Self::Start { .. }
             | Self::Look { .. }
             | Self::ToClient { .. }
+            | Self::Inspect
             | Self::Fault(_)
             | Self::FaultEnds(_) => None,
         }
@@ -128,6 +133,7 @@ impl World {
         for client in 0..world.clients.len() {
             world.queue.push(30 * MILLISECOND, What::Look { client, look: 0 });
         }
+        world.queue.push(0, What::Inspect);
         for nth in 0..world.faults.len() {
             world.queue.push(world.faults[nth].at, What::Fault(nth));
         }
@@ -181,6 +187,7 @@ impl World {
                 let wishes = self.clients.receive(client, self.now, conn, what);
                 self.grant(client, wishes);
             }
+            What::Inspect => self.inspect(),
             What::Fault(nth) => self.begin_fault(nth),
             What::FaultEnds(ending) => self.end_fault(ending),
         }
@@ -235,10 +242,10 @@ impl World {
 
     /// A process ends; it starts again after so long.
     pub(crate) fn stop(&mut self, node: usize, end: End, down_us: Micros) {
-        let machine = &mut self.machines[node];
-        let Some(process) = &machine.process else { return };
+        self.collect_marks(node);
+        let Some(process) = &self.machines[node].process else { return };
         let conns: Vec<_> = process.conns.iter().map(|(conn, at)| (*conn, at.0)).collect();
-        machine.stop(end);
+        self.machines[node].stop(end);
         let now = self.now;
         self.trace.add([now, node as u64, 2, end as u64]);
         self.trace.tell(now, || Told::Running { node, runs: false });
@@ -314,11 +321,11 @@ impl World {
             journal::Said::Persisted { worker, ticket } => {
                 self.deliver(node, worker, Input::Persisted(ticket));
             }
-            journal::Said::DiskFull(full) => {
-                for worker in 0..self.shape.workers {
-                    self.deliver(node, worker, Input::DiskFull(full));
-                }
+            journal::Said::DiskFull(full) => self.deliver_all(node, || Input::DiskFull(full)),
+            journal::Said::ReserveUsed(used) => {
+                self.deliver_all(node, || Input::ReserveUsed(used));
             }
+            journal::Said::Throttled(on) => self.deliver_all(node, || Input::Throttled(on)),
             journal::Said::FlushWanted(shard) => {
                 let home = quorate_node::home(shard, self.shape.workers);
                 self.deliver(node, home, Input::FlushWanted(shard));

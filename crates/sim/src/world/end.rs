@@ -31,6 +31,9 @@ impl World {
         // Followers get what the leaders have.
         self.run_until(self.now + SECOND);
         self.stop_all();
+        for node in 0..self.shape.nodes {
+            self.collect_marks(node);
+        }
         if self.violation.is_none() {
             self.compare();
         }

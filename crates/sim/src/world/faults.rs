@@ -2,7 +2,7 @@
 
 use super::{What, World};
 use crate::fault::{Fault, Noise};
-use crate::machine::End;
+use crate::machine::{End, LOST_CAN_START};
 use crate::queue::{MILLISECOND, Micros, SECOND};
 use crate::trace::Told;
 
@@ -46,8 +46,11 @@ impl World {
             | Fault::SlowLoop { node, .. }
             | Fault::SyncError { node, .. } => runs(*node),
             Fault::PowerLoss { nodes, .. } => nodes.iter().any(|node| runs(*node)),
-            Fault::RotJournal { node, .. } | Fault::RotStore { node, .. } => {
-                runs(*node) && may_damage(*node)
+            Fault::RotJournal { node, .. } => {
+                LOST_CAN_START && runs(*node) && may_damage(*node)
+            }
+            Fault::RotStore { node, down_us, .. } => {
+                (LOST_CAN_START || *down_us == 0) && runs(*node) && may_damage(*node)
             }
             _ => true,
         }

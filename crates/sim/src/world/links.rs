@@ -113,11 +113,11 @@ impl World {
         for event in events {
             match event {
                 LinkEvent::Up(_) => {
-                    if let Some(end) = self.net.end(node, peer) {
-                        end.up = true;
-                    }
+                    let Some(end) = self.net.end(node, peer) else { return };
+                    end.up = true;
+                    let session = end.session;
                     self.net.connected(node, peer);
-                    self.deliver_all(node, || Input::PeerUp(id(peer)));
+                    self.deliver_all(node, || Input::PeerUp(id(peer), session));
                 }
                 LinkEvent::Parcel(parcel) => self.on_parcel(node, peer, &parcel),
             }
@@ -144,13 +144,14 @@ impl World {
         }
     }
 
-    /// Sends a parcel, if there is a link.
-    pub(crate) fn send_parcel(&mut self, node: usize, peer: usize, parcel: &[u8]) {
+    /// Sends a parcel in this session, if it lasts.
+    pub(crate) fn send_parcel(&mut self, node: usize, peer: usize, session: u64, parcel: &[u8]) {
         let now = self.machines[node].clock.read(self.now).mono;
-        let Some(end) = self.net.end(node, peer).as_mut().filter(|end| end.link.is_up()) else {
+        let Some(end) = self.net.end(node, peer) else { return };
+        if end.session != session || !end.link.is_up() || parcel.is_empty() {
             return;
-        };
-        let (session, frame) = (end.session, end.link.seal(now, parcel));
+        }
+        let frame = end.link.seal(now, parcel);
         self.transmit(node, peer, session, Payload::Frame(frame));
     }
 

@@ -98,7 +98,12 @@ impl World {
         for input in slot.inbox.drain(..count) {
             self.trace.events += 1;
             trace_input(&mut self.trace, &input);
-            slot.ticks &= !matches!(input, Input::Tick);
+            match input {
+                Input::Tick => slot.ticks = false,
+                Input::PeerUp(peer, session) => drop(slot.sessions.insert(peer, session)),
+                Input::PeerDown(peer) => drop(slot.sessions.remove(&peer)),
+                _ => {}
+            }
             step(&mut slot.worker, time, input, &mut effects);
         }
         self.end_turn(node, worker, effects);
@@ -106,8 +111,10 @@ impl World {
 
     /// Ends a turn and carries out what the worker wants.
     pub(crate) fn end_turn(&mut self, node: usize, worker: WorkerId, mut effects: Vec<Effect>) {
-        let Some(process) = &mut self.machines[node].process else { return };
-        process.slots[usize::from(worker)].worker.end_turn(&mut effects);
+        let machine = &mut self.machines[node];
+        let time = machine.clock.read(self.now);
+        let Some(process) = &mut machine.process else { return };
+        process.slots[usize::from(worker)].worker.end_turn(time, &mut effects);
         for effect in effects {
             self.carry_out(node, worker, effect);
         }
@@ -149,7 +156,13 @@ impl World {
                 self.ask_store(node, store::Request::Write(flush));
             }
             Effect::Shutdown => {}
-            Effect::Peer { to, bytes } => self.send_parcel(node, to as usize - 1, &bytes),
+            Effect::Peer { to, bytes } => {
+                // What was meant for one session never leaves in the next.
+                let session = process.slots[usize::from(worker)].sessions.get(&to).copied();
+                if let Some(session) = session {
+                    self.send_parcel(node, to as usize - 1, session, &bytes);
+                }
+            }
             Effect::Message { to, message } => {
                 let input = Input::Message(worker, message);
                 let mail_us = self.shape.knobs.mail_us;
@@ -195,7 +208,9 @@ fn step(
         Input::Flushed(shard, mark) => Event::Flushed { shard, mark },
         Input::FlushWanted(shard) => Event::FlushWanted { shard },
         Input::DiskFull(full) => Event::DiskFull { full },
-        Input::PeerUp(node) => Event::PeerUp { node },
+        Input::ReserveUsed(used) => Event::ReserveUsed { used },
+        Input::Throttled(on) => Event::Throttled { on },
+        Input::PeerUp(node, _) => Event::PeerUp { node },
         Input::PeerDown(node) => Event::PeerDown { node },
         Input::Tick => Event::Tick,
         Input::Shutdown => Event::Shutdown,
@@ -219,7 +234,9 @@ fn trace_input(trace: &mut crate::trace::Trace, input: &Input) {
         Input::Flushed(shard, mark) => trace.add([6, u64::from(*shard), mark.applied]),
         Input::FlushWanted(shard) => trace.add([7, u64::from(*shard)]),
         Input::DiskFull(full) => trace.add([8, u64::from(*full)]),
-        Input::PeerUp(node) => trace.add([9, *node]),
+        Input::ReserveUsed(used) => trace.add([14, u64::from(*used)]),
+        Input::Throttled(on) => trace.add([15, u64::from(*on)]),
+        Input::PeerUp(node, session) => trace.add([9, *node, *session]),
         Input::PeerDown(node) => trace.add([10, *node]),
         Input::Peer(node, bytes) => {
             trace.add([11, *node]);
