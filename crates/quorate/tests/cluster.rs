@@ -18,7 +18,8 @@ use cluster::load::Load;
 use cluster::network::Network;
 use cluster::nodes::{Cluster, NODES, ask};
 use common::journal::{self, BODY_AT, flip};
-use common::{eventually, fresh_seed, number_from_env};
+use common::node::run_to_end;
+use common::{Node, eventually, free_address, fresh_seed, number_from_env};
 use quorate_base::Prng;
 use rustix::process::Signal;
 use std::os::unix::fs::FileExt as _;
@@ -66,6 +67,49 @@ fn any_node_serves_any_key() {
     for client in &mut clients {
         assert_eq!(client.line("DBSIZE").number(), Some(60));
     }
+}
+
+#[test]
+fn data_and_nodes_of_another_cluster_are_refused() {
+    let _turn = alone();
+    let mut cluster = Cluster::start(&["--workers", "1"]);
+    assert_eq!(cluster.client(0).line("SET k 1").bytes(), b"OK");
+    cluster.terminate(2);
+    let three = cluster.peers();
+    let two = three.split(',').skip(1).collect::<Vec<_>>().join(",");
+    let without_own = three.split(',').take(2).collect::<Vec<_>>().join(",");
+    for (args, words) in [
+        (vec![], "belongs to node 3 of the cluster 'quorate' (nodes 1, 2, 3)"),
+        (vec!["--node", "3", "--peers", &two], "cannot be changed yet"),
+        (vec!["--node", "3", "--peers", &three, "--cluster", "other"], "cannot be changed yet"),
+        (vec!["--node", "3", "--peers", &without_own], "not among the peers (1, 2)"),
+        (vec!["--peers", &three], "--node"),
+        (vec!["--node", "3"], "--peers"),
+    ] {
+        let exit = cluster.run_to_end(2, &args);
+        assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+        assert!(exit.stderr.contains(words), "'{words}' is missing: {exit:?}");
+    }
+    // A node whose settings fit an empty directory, and not the others' cluster.
+    std::fs::rename(cluster.data(2), cluster.data(2).with_extension("old")).expect("ours");
+    cluster.restart_with(2, &["--cluster", "other"]);
+    for (at, words) in [(0, "belongs to another cluster"), (2, "belongs to another cluster")] {
+        eventually("strangers are told apart", || cluster.log(at).contains(words).then_some(()));
+    }
+    assert!(cluster.client(2).line("GET k").text().starts_with("NOQUORUM"));
+    assert_eq!(cluster.client(1).line("GET k").text(), "1");
+}
+
+#[test]
+fn a_node_that_stood_alone_does_not_join() {
+    let data = tempfile::TempDir::new().expect("a temporary directory");
+    let mut node = Node::start(data.path(), &[]);
+    node.terminate();
+    let peers = "1=127.0.0.1:20001,2=127.0.0.1:20002,3=127.0.0.1:20003";
+    let exit = run_to_end(free_address(), data.path(), &["--node", "1", "--peers", peers]);
+    assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+    assert!(exit.stderr.contains("stands alone"), "{exit:?}");
+    drop(node.restart());
 }
 
 #[test]
@@ -175,7 +219,7 @@ fn a_node_that_is_cut_off_says_so_and_the_others_go_on() {
 
 /// Stops a node, has `damage` done to its data, and starts it: it must get back from the others
 /// what it lost, and not only say so.
-fn repair(damage: impl FnOnce(&Cluster, usize), said: &[&str]) {
+fn repair(damage: impl FnOnce(&Cluster, usize), said: &[&str]) -> Cluster {
     let seed = seed();
     let mut cluster = Cluster::start(&["--workers", "1"]);
     let load = Load::start(&cluster.addresses(), seed);
@@ -203,6 +247,7 @@ fn repair(damage: impl FnOnce(&Cluster, usize), said: &[&str]) {
     cluster.restart(victim);
     cluster.settle();
     books.check(&mut cluster.client(victim));
+    cluster
 }
 
 #[test]
@@ -215,7 +260,19 @@ fn a_damaged_journal_is_repaired_from_the_others() {
         let below: Vec<_> = below.collect();
         flip(below[below.len() / 2], BODY_AT as u64 + 2);
     };
-    repair(rot, &["the journal is damaged", "set aside as"]);
+    let mut cluster = repair(rot, &["the journal is damaged", "set aside as"]);
+    // A crash amid the exchange of the journals.
+    let journal = cluster.data(2).join("journal");
+    let unfinished = journal.with_extension("new");
+    cluster.kill(2);
+    std::fs::rename(&journal, &unfinished).expect("a directory of ours");
+    cluster.restart(2);
+    assert!(!unfinished.exists());
+    cluster.kill(2);
+    std::fs::create_dir(&unfinished).expect("a directory of ours");
+    cluster.restart(2);
+    assert!(!unfinished.exists());
+    cluster.settle();
 }
 
 #[test]
@@ -244,7 +301,7 @@ fn damaged_tables_are_repaired_from_the_others() {
         }
         assert!(damaged > 1, "tables were written when the node stopped");
     };
-    repair(rot, &["the table of shard", "set aside as"]);
+    drop(repair(rot, &["the table of shard", "set aside as"]));
 }
 
 /// Flips a bit of the byte at `at`.

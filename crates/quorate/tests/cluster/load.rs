@@ -23,6 +23,9 @@ const WRITERS: usize = 6;
 /// Writes that an impatient connection sends before it reads replies, at most.
 const DEPTH_MAX: u64 = 8;
 
+/// Padding of values, in bytes at most: enough for tables to have many blocks.
+const PADDING_MAX: u64 = 2_000;
+
 /// How long a writer waits for a reply before it goes to another node: longer than the time within
 /// which a node answers every command.
 const REPLY_PATIENCE: Duration = Duration::from_secs(8);
@@ -201,10 +204,15 @@ fn key(name: &str, kind: Kind, number: u64) -> String {
 fn command(name: &str, kind: Kind, number: u64) -> Vec<String> {
     let key = key(name, kind, number);
     match kind {
-        Kind::Set => vec!["SET".into(), key, number.to_string()],
+        Kind::Set => vec!["SET".into(), key, value(number)],
         Kind::Counter | Kind::Shared => vec!["INCR".into(), key],
         Kind::List => vec!["RPUSH".into(), key, number.to_string()],
     }
+}
+
+/// What the write with this number sets its key to.
+fn value(number: u64) -> String {
+    format!("{number}:{}", "x".repeat((number * 7919 % PADDING_MAX) as usize))
 }
 
 fn fate(reply: &Value) -> Fate {
@@ -317,13 +325,13 @@ impl Writer {
         for write in self.of(Kind::Set) {
             let key = key(name, Kind::Set, write.number);
             let reply = ask(client, &["GET", &key]);
-            let there = reply.number() == Some(write.number as i64);
+            let there = reply.text() == value(write.number);
             let right = match write.fate {
                 Fate::Acknowledged(_) => there,
                 Fate::Refused => reply.is_null(),
                 Fate::Unknown(_) | Fate::NoReply => there || reply.is_null(),
             };
-            assert!(right, "{key} is {reply:?}, and {write:?}");
+            assert!(right, "{key} is {} bytes, and {write:?}", reply.bytes().len());
         }
         let counter = key(name, Kind::Counter, 0);
         self.bounds(Kind::Counter).check(&counter, read_number(client, &counter));

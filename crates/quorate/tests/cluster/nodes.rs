@@ -2,6 +2,7 @@
 
 use super::network::Network;
 use crate::common::client::{Client, Value};
+use crate::common::node::{self, Exit};
 use crate::common::{PATIENCE, eventually, fresh_seed};
 use quorate_base::Prng;
 use rustix::process::{Pid, Signal, kill_process};
@@ -63,7 +64,7 @@ impl Cluster {
         let dir = TempDir::new().expect("a temporary directory");
         let mut cluster = Self { nodes, args, dir };
         for at in 0..NODES {
-            cluster.spawn(at);
+            cluster.spawn(at, &[]);
         }
         for at in 0..NODES {
             cluster.wait_until_ready(at);
@@ -152,8 +153,26 @@ impl Cluster {
 
     /// Starts a node that was ended, and waits until it takes connections.
     pub(crate) fn restart(&mut self, at: usize) {
-        self.spawn(at);
+        self.restart_with(at, &[]);
+    }
+
+    /// The same with further settings.
+    pub(crate) fn restart_with(&mut self, at: usize, args: &[&str]) {
+        self.spawn(at, args);
         self.wait_until_ready(at);
+    }
+
+    /// Runs a node on its data with other settings than its own until it ends by itself.
+    pub(crate) fn run_to_end(&self, at: usize, args: &[&str]) -> Exit {
+        assert!(self.nodes[at].child.is_none(), "the node runs");
+        node::run_to_end(self.nodes[at].place.client, &self.data(at), args)
+    }
+
+    /// The list that every node has.
+    pub(crate) fn peers(&self) -> String {
+        let peers = self.nodes.iter().enumerate();
+        let peers = peers.map(|(at, node)| format!("{}={}", at + 1, node.place.peer));
+        peers.collect::<Vec<_>>().join(",")
     }
 
     /// Freezes a node, or lets it go on.
@@ -162,10 +181,8 @@ impl Cluster {
         kill_process(Pid::from_child(child), signal).expect("a child can be signalled");
     }
 
-    fn spawn(&mut self, at: usize) {
-        let peers = self.nodes.iter().enumerate();
-        let peers = peers.map(|(at, node)| format!("{}={}", at + 1, node.place.peer));
-        let peers = peers.collect::<Vec<_>>().join(",");
+    fn spawn(&mut self, at: usize, args: &[&str]) {
+        let peers = self.peers();
         let node = &self.nodes[at];
         let output = || {
             let path = self.dir.path().join(format!("log{}", at + 1));
@@ -177,6 +194,7 @@ impl Cluster {
             .args(["--listen", &node.place.client.to_string()])
             .args([Path::new("--data"), &self.data(at)])
             .args(&self.args)
+            .args(args)
             .stdin(Stdio::null())
             .stdout(output())
             .stderr(output())
