@@ -32,9 +32,9 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-pub use history::{Fate, History, OperationId, Operation};
+pub use history::{Fate, History, Operation, OperationId};
 pub use models::{
-    Adds, Appends, Counter, ElementSet, Expiring, Expiry, List, ListState, MEMBERS_MAX, Members, Register,
-    Registers, Seen,
+    Adds, Appends, Counter, ElementSet, Expiring, Expiry, List, ListState, MEMBERS_MAX, Members,
+    Register, Registers, Seen,
 };
 pub use search::{Failure, Model, Search, Verdict};

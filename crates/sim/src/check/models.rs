@@ -46,6 +46,10 @@ impl<V: Clone + Eq + Hash + Debug> Model for Registers<V> {
     type Op = Register<V>;
     type Result = Seen<V>;
 
+    fn is_read(&self, op: &Register<V>) -> bool {
+        matches!(op, Register::Read)
+    }
+
     fn initial(&self) -> V {
         self.initial.clone()
     }
@@ -88,6 +92,10 @@ impl Model for Counter {
     type State = Option<i64>;
     type Op = Adds;
     type Result = Option<i64>;
+
+    fn is_read(&self, op: &Adds) -> bool {
+        matches!(op, Adds::Read)
+    }
 
     fn initial(&self) -> Option<i64> {
         None
@@ -162,6 +170,10 @@ impl Model for List {
     /// The length, and for a read the whole list.
     type Result = (u64, Option<ListState>);
 
+    fn is_read(&self, op: &Appends) -> bool {
+        matches!(op, Appends::Read)
+    }
+
     fn initial(&self) -> ListState {
         ListState::default()
     }
@@ -210,6 +222,10 @@ impl Model for ElementSet {
     type Op = Members;
     type Result = Seen<u64>;
 
+    fn is_read(&self, op: &Members) -> bool {
+        matches!(op, Members::Contains(_) | Members::All)
+    }
+
     fn initial(&self) -> u64 {
         0
     }
@@ -220,9 +236,7 @@ impl Model for ElementSet {
             1u64 << element
         };
         let (next, seen) = match operation.op {
-            Members::Add(element) => {
-                (state | bit(element), Seen::Done(state & bit(element) == 0))
-            }
+            Members::Add(element) => (state | bit(element), Seen::Done(state & bit(element) == 0)),
             Members::Remove(element) => {
                 (state & !bit(element), Seen::Done(state & bit(element) != 0))
             }
@@ -267,6 +281,11 @@ impl<V: Clone + Eq + Hash + Debug> Model for Expiring<V> {
     /// What a read saw; whether a PERSIST did something.
     type Result = Seen<Option<V>>;
 
+    /// A read that finds nothing ends a life for good; nothing later depends on that.
+    fn is_read(&self, op: &Expiry<V>) -> bool {
+        matches!(op, Expiry::Read)
+    }
+
     fn initial(&self) -> Self::State {
         None
     }
@@ -279,8 +298,9 @@ impl<V: Clone + Eq + Hash + Debug> Model for Expiring<V> {
         let alive = state.clone().filter(|(_, _, latest)| *latest >= operation.call_us);
         let gone = match state {
             None => Some(None),
-            Some((_, earliest, _)) => (*earliest <= operation.return_us && *earliest < u64::MAX)
-                .then_some(None),
+            Some((_, earliest, _)) => {
+                (*earliest <= operation.return_us && *earliest < u64::MAX).then_some(None)
+            }
         };
         match (&operation.op, &operation.result) {
             (Expiry::Write(value, None), _) => Some(Some((value.clone(), u64::MAX, u64::MAX))),
@@ -306,9 +326,9 @@ impl<V: Clone + Eq + Hash + Debug> Model for Expiring<V> {
                 _ => gone,
             },
             // Either it came in time, or the value was gone: from now on both are possible.
-            (Expiry::Persist, None) => Some(
-                state.clone().map(|(value, earliest, _)| (value, earliest, u64::MAX)),
-            ),
+            (Expiry::Persist, None) => {
+                Some(state.clone().map(|(value, earliest, _)| (value, earliest, u64::MAX)))
+            }
         }
     }
 

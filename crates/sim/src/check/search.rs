@@ -7,6 +7,9 @@
 //! not in the order yet. All operations that returned must get into the order; those of unknown
 //! outcome may.
 //!
+//! A read that is possible now and changes nothing is put into the order at once, without trying anything else in its
+//! place: in any explanation it can be moved here, and what follows does not depend on it.
+//!
 //! Operations of unknown outcome never stop being candidates, so a plain search is exponential in
 //! their number. Four rules keep it small, and lose no explanation:
 //!
@@ -52,6 +55,9 @@ pub trait Model {
         state: &Self::State,
         operation: &Operation<Self::Op, Self::Result>,
     ) -> Option<Self::State>;
+
+    /// Whether an operation only looks: without it, every order it is in stays possible.
+    fn is_read(&self, op: &Self::Op) -> bool;
 
     /// Whether two operations without a result do the same in every state.
     fn alike(
@@ -123,8 +129,11 @@ struct Chain {
 impl Chain {
     fn new(mut events: Vec<(u64, usize)>) -> Self {
         events.sort_unstable();
-        let mut chain =
-            Self { next: vec![NONE; events.len()], previous: vec![NONE; events.len()], first: NONE };
+        let mut chain = Self {
+            next: vec![NONE; events.len()],
+            previous: vec![NONE; events.len()],
+            first: NONE,
+        };
         let mut last = NONE;
         for &(_, entry) in &events {
             chain.previous[entry] = last;
@@ -168,15 +177,21 @@ impl Chain {
 /// Where a configuration's search for the next operation stands.
 #[derive(Clone, Copy)]
 enum Cursor {
+    /// At this entry of the chain, looking for reads that are possible.
+    Reads(usize),
     /// At this entry of the chain.
     Returned(usize),
     /// At this operation of unknown outcome.
     Unknown(usize),
+    /// Behind everything.
+    End,
 }
 
 /// An operation that was put into the order.
 struct Step<S> {
     choice: Choice,
+    /// Nothing else need be tried in its place.
+    sure: bool,
     /// The state before it.
     before: S,
 }
@@ -244,7 +259,7 @@ impl<'a, M: Model> Run<'a, M> {
     }
 
     fn search(mut self, steps_max: u64) -> Verdict {
-        let mut cursor = Cursor::Returned(self.chain.first);
+        let mut cursor = Cursor::Reads(self.chain.first);
         let mut tried = 0;
         loop {
             if self.returned_in.1 == self.returned.len() {
@@ -255,49 +270,64 @@ impl<'a, M: Model> Run<'a, M> {
             }
             tried += 1;
             if let Some(choice) = self.candidate(&mut cursor) {
-                if let Some(next) = self.outcome(choice) {
-                    self.advance(choice, next);
-                    if self.is_new() {
-                        cursor = Cursor::Returned(self.chain.first);
-                        continue;
+                let sure = matches!(cursor, Cursor::Reads(_));
+                match self.outcome(choice, sure) {
+                    None => cursor = self.following(cursor, choice),
+                    Some(next) => {
+                        self.advance(choice, sure, next);
+                        cursor = match self.is_new() {
+                            true => Cursor::Reads(self.chain.first),
+                            false => self.retreat().expect("a step was made"),
+                        };
                     }
-                    self.retreat();
                 }
-                cursor = self.following(choice);
             } else {
                 self.note_stuck();
-                match self.retreat() {
-                    Some(choice) => cursor = self.following(choice),
-                    None => {
-                        let failure = self.longest.expect("a search that fails was stuck");
-                        return Verdict::Violation(failure);
-                    }
-                }
+                let Some(back) = self.retreat() else {
+                    let failure = self.longest.expect("a search that fails was stuck");
+                    return Verdict::Violation(failure);
+                };
+                cursor = back;
             }
         }
     }
 
-    /// The operation to try at the cursor or behind it: first those that must get into the order,
-    /// then those that may.
+    /// The operation to try at the cursor or behind it: first reads, then what else must get into
+    /// the order, then what may.
     fn candidate(&self, cursor: &mut Cursor) -> Option<Choice> {
-        if let Cursor::Returned(entry) = *cursor {
-            if entry != NONE && entry.is_multiple_of(2) {
-                return Some(Choice::Returned(entry / 2));
+        loop {
+            match *cursor {
+                Cursor::Reads(entry) | Cursor::Returned(entry)
+                    if entry != NONE && entry.is_multiple_of(2) =>
+                {
+                    let choice = Choice::Returned(entry / 2);
+                    let skip = matches!(cursor, Cursor::Reads(_))
+                        && !self.model.is_read(&self.operation(choice).op);
+                    if !skip {
+                        return Some(choice);
+                    }
+                    *cursor = self.following(*cursor, choice);
+                }
+                Cursor::Reads(_) => *cursor = Cursor::Returned(self.chain.first),
+                Cursor::Returned(_) => *cursor = Cursor::Unknown(0),
+                Cursor::Unknown(from) => {
+                    let is_in = |i: usize| self.unknown_in[i / 64] >> (i % 64) & 1 == 1;
+                    let next = (from..self.unknown.len())
+                        .find(|&i| !is_in(i) && self.alike[i].is_none_or(is_in))?;
+                    return (self.unknown[next].called < self.first_return())
+                        .then_some(Choice::Unknown(next));
+                }
+                Cursor::End => return None,
             }
-            *cursor = Cursor::Unknown(0);
         }
-        let Cursor::Unknown(from) = *cursor else { unreachable!("the chain was left above") };
-        let first_return = self.first_return();
-        let is_in = |i: usize| self.unknown_in[i / 64] >> (i % 64) & 1 == 1;
-        let next =
-            (from..self.unknown.len()).find(|&i| !is_in(i) && self.alike[i].is_none_or(is_in))?;
-        (self.unknown[next].called < first_return).then_some(Choice::Unknown(next))
     }
 
-    fn following(&self, choice: Choice) -> Cursor {
-        match choice {
-            Choice::Returned(i) => Cursor::Returned(self.chain.next[2 * i]),
-            Choice::Unknown(i) => Cursor::Unknown(i + 1),
+    /// Where to go on behind an operation that cannot come next.
+    fn following(&self, cursor: Cursor, choice: Choice) -> Cursor {
+        match (cursor, choice) {
+            (Cursor::Reads(_), Choice::Returned(i)) => Cursor::Reads(self.chain.next[2 * i]),
+            (_, Choice::Returned(i)) => Cursor::Returned(self.chain.next[2 * i]),
+            (_, Choice::Unknown(i)) => Cursor::Unknown(i + 1),
         }
     }
 
@@ -317,11 +347,15 @@ impl<'a, M: Model> Run<'a, M> {
         }
     }
 
-    /// The state after `choice`, unless it is impossible here or one of the rules gives it up.
-    fn outcome(&self, choice: Choice) -> Option<M::State> {
+    /// The state after `choice`, unless it is impossible here or one of the rules gives it up. A
+    /// `sure` one must change nothing.
+    fn outcome(&self, choice: Choice, sure: bool) -> Option<M::State> {
         let operation = self.operation(choice);
         let next = self.model.apply(&self.state, operation)?;
-        if let Some(Step { choice: last @ Choice::Unknown(_), before }) = self.steps.last()
+        if sure && next != self.state {
+            return None;
+        }
+        if let Some(Step { choice: last @ Choice::Unknown(_), before, .. }) = self.steps.last()
             && let Some(alone) = self.model.apply(before, operation)
         {
             let useless = alone == next;
@@ -336,7 +370,7 @@ impl<'a, M: Model> Run<'a, M> {
         (!idle).then_some(next)
     }
 
-    fn advance(&mut self, choice: Choice, next: M::State) {
+    fn advance(&mut self, choice: Choice, sure: bool, next: M::State) {
         match choice {
             Choice::Returned(i) => {
                 self.chain.take_out(i);
@@ -346,11 +380,12 @@ impl<'a, M: Model> Run<'a, M> {
             Choice::Unknown(i) => self.unknown_in[i / 64] |= 1 << (i % 64),
         }
         let before = std::mem::replace(&mut self.state, next);
-        self.steps.push(Step { choice, before });
+        self.steps.push(Step { choice, sure, before });
     }
 
-    fn retreat(&mut self) -> Option<Choice> {
-        let Step { choice, before } = self.steps.pop()?;
+    /// Takes the last operation out of the order, and says where to go on.
+    fn retreat(&mut self) -> Option<Cursor> {
+        let Step { choice, sure, before } = self.steps.pop()?;
         match choice {
             Choice::Returned(i) => {
                 self.chain.put_back(i);
@@ -360,7 +395,7 @@ impl<'a, M: Model> Run<'a, M> {
             Choice::Unknown(i) => self.unknown_in[i / 64] &= !(1 << (i % 64)),
         }
         self.state = before;
-        Some(choice)
+        Some(if sure { Cursor::End } else { self.following(Cursor::Returned(NONE), choice) })
     }
 
     /// Remembers this configuration; false if it is dominated by one that was seen.
