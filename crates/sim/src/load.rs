@@ -161,7 +161,15 @@ impl Default for Options {
 
 /// The names that [`by_name`] knows.
 pub const NAMES: [&str; 9] = [
-    "registers", "counters", "lists", "sets", "transfers", "expiry", "queues", "mixed", "outcomes",
+    "registers",
+    "counters",
+    "lists",
+    "sets",
+    "transfers",
+    "expiry",
+    "queues",
+    "mixed",
+    "outcomes",
 ];
 
 /// Makes a load; `None` if there is none of this name.

@@ -46,8 +46,8 @@ impl<V: Clone + Eq + Hash + Debug> Model for Registers<V> {
     type Op = Register<V>;
     type Result = Seen<V>;
 
-    fn is_read(&self, op: &Register<V>) -> bool {
-        matches!(op, Register::Read)
+    fn is_read(&self, operation: &Operation<Register<V>, Seen<V>>) -> bool {
+        matches!(operation.op, Register::Read)
     }
 
     fn initial(&self) -> V {
@@ -93,8 +93,8 @@ impl Model for Counter {
     type Op = Adds;
     type Result = Option<i64>;
 
-    fn is_read(&self, op: &Adds) -> bool {
-        matches!(op, Adds::Read)
+    fn is_read(&self, operation: &Operation<Adds, Option<i64>>) -> bool {
+        matches!(operation.op, Adds::Read)
     }
 
     fn initial(&self) -> Option<i64> {
@@ -170,8 +170,8 @@ impl Model for List {
     /// The length, and for a read the whole list.
     type Result = (u64, Option<ListState>);
 
-    fn is_read(&self, op: &Appends) -> bool {
-        matches!(op, Appends::Read)
+    fn is_read(&self, operation: &Operation<Appends, (u64, Option<ListState>)>) -> bool {
+        matches!(operation.op, Appends::Read)
     }
 
     fn initial(&self) -> ListState {
@@ -222,8 +222,8 @@ impl Model for ElementSet {
     type Op = Members;
     type Result = Seen<u64>;
 
-    fn is_read(&self, op: &Members) -> bool {
-        matches!(op, Members::Contains(_) | Members::All)
+    fn is_read(&self, operation: &Operation<Members, Seen<u64>>) -> bool {
+        matches!(operation.op, Members::Contains(_) | Members::All)
     }
 
     fn initial(&self) -> u64 {
@@ -281,9 +281,10 @@ impl<V: Clone + Eq + Hash + Debug> Model for Expiring<V> {
     /// What a read saw; whether a PERSIST did something.
     type Result = Seen<Option<V>>;
 
-    /// A read that finds nothing ends a life for good; nothing later depends on that.
-    fn is_read(&self, op: &Expiry<V>) -> bool {
-        matches!(op, Expiry::Read)
+    /// A read that finds nothing is none: later operations may depend on that the value is gone.
+    fn is_read(&self, operation: &Operation<Expiry<V>, Seen<Option<V>>>) -> bool {
+        matches!(operation.op, Expiry::Read)
+            && matches!(operation.result, Some(Seen::Value(Some(_))))
     }
 
     fn initial(&self) -> Self::State {
@@ -321,8 +322,9 @@ impl<V: Clone + Eq + Hash + Debug> Model for Expiring<V> {
             (Expiry::Persist, Some(Seen::Done(true))) => alive
                 .filter(|(_, earliest, _)| *earliest < u64::MAX)
                 .map(|(value, _, _)| Some((value, u64::MAX, u64::MAX))),
+            // No deadline, for sure or perhaps; or gone.
             (Expiry::Persist, Some(_)) => match state {
-                Some((_, u64::MAX, _)) => Some(state.clone()),
+                Some((_, _, u64::MAX)) => Some(state.clone()),
                 _ => gone,
             },
             // Either it came in time, or the value was gone: from now on both are possible.

@@ -57,7 +57,7 @@ pub trait Model {
     ) -> Option<Self::State>;
 
     /// Whether an operation only looks: without it, every order it is in stays possible.
-    fn is_read(&self, op: &Self::Op) -> bool;
+    fn is_read(&self, operation: &Operation<Self::Op, Self::Result>) -> bool;
 
     /// Whether two operations without a result do the same in every state.
     fn alike(
@@ -302,7 +302,7 @@ impl<'a, M: Model> Run<'a, M> {
                 {
                     let choice = Choice::Returned(entry / 2);
                     let skip = matches!(cursor, Cursor::Reads(_))
-                        && !self.model.is_read(&self.operation(choice).op);
+                        && !self.model.is_read(self.operation(choice));
                     if !skip {
                         return Some(choice);
                     }

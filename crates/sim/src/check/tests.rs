@@ -224,6 +224,7 @@ fn a_persisted_value_stays() {
     script.bad(&model);
 
     unknown.at(50).call(Expiry::Persist);
+    unknown.at(60).run(Expiry::Persist, Seen::Done(false));
     unknown.at(500).run(Expiry::Read, Seen::Value(Some(7)));
     unknown.good(&model);
     unknown.run(Expiry::Read, Seen::Value(None));

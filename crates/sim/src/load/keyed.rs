@@ -87,8 +87,8 @@ enum Tag {
     Alone(OperationId),
     /// The read of a swap
     Look(OperationId, KeyAt),
-    /// The EXEC of an operation
-    Exec(OperationId),
+    /// The EXEC of an operation, and whether something is watched
+    Exec(OperationId, bool),
     /// QUORATE OUTCOME
     Outcome(Question),
 }
@@ -109,8 +109,8 @@ struct Client<R> {
     pause_us: u64,
     /// Whether the latest WATCH of this connection was accepted.
     watching: bool,
-    /// What a swap has seen; it goes on with the next request.
-    looked: Option<(KeyAt, R)>,
+    /// What a swap has seen, if its read was answered; it goes on with the next request.
+    looked: Option<(KeyAt, Option<R>)>,
     questions: VecDeque<Question>,
 }
 
@@ -219,22 +219,33 @@ impl<K: Kind> Keyed<K> {
         for command in &commands {
             connection.send(out, command, Tag::Queued);
         }
-        connection.send(out, &command!["EXEC"], Tag::Exec(operation));
+        let watching = std::mem::take(&mut self.clients[client].watching);
+        let connection = &mut self.clients[client].connection;
+        connection.send(out, &command!["EXEC"], Tag::Exec(operation, watching));
     }
 
     /// The second half of a swap, or its end.
     fn go_on(&mut self, client: usize, now_us: u64, out: &mut Vec<u8>) -> bool {
         let Some((key, seen)) = self.clients[client].looked.take() else { return false };
-        match self.kind.swap(&seen) {
+        match seen.and_then(|seen| self.kind.swap(&seen)) {
             Some(op) if self.clients[client].watching => {
                 self.send_transaction(client, key, op, now_us, out);
             }
-            _ => self.clients[client].connection.send(out, &command!["UNWATCH"], Tag::Ok),
+            _ => {
+                self.clients[client].watching = false;
+                self.clients[client].connection.send(out, &command!["UNWATCH"], Tag::Ok);
+            }
         }
         true
     }
 
-    fn on_reply(&mut self, client: usize, tag: Tag, reply: Reply, now_us: u64) -> Result<(), String> {
+    fn on_reply(
+        &mut self,
+        client: usize,
+        tag: Tag,
+        reply: Reply,
+        now_us: u64,
+    ) -> Result<(), String> {
         match tag {
             Tag::Watch => {
                 self.clients[client].watching = reply.is_simple("OK");
@@ -246,23 +257,18 @@ impl<K: Kind> Keyed<K> {
             Tag::Look(operation, key) => {
                 self.on_answer(client, operation, vec![reply], now_us)?;
                 let seen = self.history.operation(operation).result.clone();
-                self.clients[client].looked = seen.map(|seen| (key, seen));
+                self.clients[client].looked = Some((key, seen));
                 Ok(())
             }
-            Tag::Exec(operation) => {
-                self.clients[client].watching = false;
-                match (reply, self.kind.aborted()) {
-                    (Reply::Null, Some(aborted)) => {
-                        self.history.answered(operation, Some(aborted), now_us);
-                        Ok(())
-                    }
-                    (Reply::Null, None) => Err("EXEC aborts, and nothing was watched".into()),
-                    (Reply::Array(replies), _) => {
-                        self.on_answer(client, operation, replies, now_us)
-                    }
-                    (reply, _) => self.on_answer(client, operation, vec![reply], now_us),
+            Tag::Exec(operation, watching) => match reply {
+                Reply::Null if watching => {
+                    self.history.answered(operation, self.kind.aborted(), now_us);
+                    Ok(())
                 }
-            }
+                Reply::Null => Err("EXEC aborts, and nothing was watched".into()),
+                Reply::Array(replies) => self.on_answer(client, operation, replies, now_us),
+                reply => self.on_answer(client, operation, vec![reply], now_us),
+            },
             Tag::Outcome(question) => self.on_outcome(client, question, &reply, now_us),
         }
     }
@@ -414,7 +420,9 @@ impl<K: Kind> Load for Keyed<K> {
     fn reply(&mut self, client: usize, now_us: u64, bytes: &[u8]) {
         let state = &mut self.clients[client];
         let result = state.connection.receive(bytes).and_then(|replies| {
-            replies.into_iter().try_for_each(|(tag, reply)| self.on_reply(client, tag, reply, now_us))
+            replies
+                .into_iter()
+                .try_for_each(|(tag, reply)| self.on_reply(client, tag, reply, now_us))
         });
         if let Err(why) = result {
             self.break_with(client, now_us, &why);

@@ -5,8 +5,8 @@ use super::keyed::{Draw, Kind};
 use super::reply::Reply;
 use super::wire::{Command, command};
 use crate::check::{
-    Adds, Appends, Counter, ElementSet, Expiring, Expiry, Fate, List, ListState, Members, Operation,
-    Register, Registers, Seen, exact,
+    Adds, Appends, Counter, ElementSet, Expiring, Expiry, Fate, List, ListState, Members,
+    Operation, Register, Registers, Seen, exact,
 };
 use quorate_base::prng::Prng;
 use std::marker::PhantomData;
@@ -196,8 +196,6 @@ impl Kind for CounterKind {
         Adds::Read
     }
 
-    // Nothing is watched, but a failover may abort a transaction all the same? It may not: an EXEC
-    // without WATCH is executed, refused or unknown.
     fn model(&self, _last: &Reply) -> Counter {
         Counter
     }
@@ -270,11 +268,7 @@ impl Kind for ListKind {
         }]
     }
 
-    fn result(
-        &self,
-        op: &Appends,
-        replies: &[Reply],
-    ) -> Result<(u64, Option<ListState>), String> {
+    fn result(&self, op: &Appends, replies: &[Reply]) -> Result<(u64, Option<ListState>), String> {
         let reply = only(replies)?;
         match op {
             Appends::Append(_) => Ok((number(reply)? as u64, None)),
@@ -418,11 +412,7 @@ impl Kind for TransferKind {
         }
     }
 
-    fn result(
-        &self,
-        op: &Register<Balances>,
-        replies: &[Reply],
-    ) -> Result<Seen<Balances>, String> {
+    fn result(&self, op: &Register<Balances>, replies: &[Reply]) -> Result<Seen<Balances>, String> {
         match (op, replies) {
             (Register::Swap(..), [a, b]) => Ok(Seen::Done(ok(a)? && ok(b)?)),
             (Register::Read, [Reply::Array(balances)]) if balances.len() == 2 => {
@@ -539,9 +529,7 @@ impl Kind for ExpiryKind {
         last: &Reply,
     ) -> Result<(), String> {
         let Some(last) = maybe_value(last)? else { return Ok(()) };
-        let wrote = |operation: &&Operation<Expiry<u64>, _>| {
-            matches!(operation.op, Expiry::Write(value, _) if value == last)
-        };
+        let wrote = |operation: &&Operation<Expiry<u64>, _>| matches!(operation.op, Expiry::Write(value, _) if value == last);
         match operations.iter().find(wrote) {
             Some(write) if write.fate != Fate::Refused => Ok(()),
             _ => Err(format!("the last value {last} is one that nobody wrote")),

@@ -43,8 +43,7 @@ pub(super) struct Queues {
 impl Queues {
     /// A load over [`Options::keys`] pairs at a time.
     pub(super) fn new(options: Options) -> Self {
-        let client =
-            || Client { connection: Connection::default(), ready_at_us: 0, pause_us: 0 };
+        let client = || Client { connection: Connection::default(), ready_at_us: 0, pause_us: 0 };
         Self {
             clients: (0..options.clients).map(|_| client()).collect(),
             current: (0..options.keys).map(|pair| (pair, 0)).collect(),
@@ -115,8 +114,12 @@ impl Queues {
         for side in 0..2 {
             let queue = (pair, side);
             let left = elements(&view.answer(&read_request(queue))?);
-            let pops: Vec<Operation<u64, ()>> =
-                checks.popped.iter().filter(|(at, _)| *at == queue).map(|(_, pop)| pop.clone()).collect();
+            let pops: Vec<Operation<u64, ()>> = checks
+                .popped
+                .iter()
+                .filter(|(at, _)| *at == queue)
+                .map(|(_, pop)| pop.clone())
+                .collect();
             let pushes = checks.pushes.get(&queue).map_or(&[][..], Vec::as_slice);
             left.and_then(|left| {
                 Queue { pushes, pops: &pops, unknown_pops: checks.unknown_pops[pair], left: &left }
@@ -233,7 +236,9 @@ impl Load for Queues {
     }
 
     fn final_requests(&self) -> Vec<Vec<u8>> {
-        (0..self.pairs).flat_map(|pair| [read_request((pair, 0)), read_request((pair, 1))]).collect()
+        (0..self.pairs)
+            .flat_map(|pair| [read_request((pair, 0)), read_request((pair, 1))])
+            .collect()
     }
 
     fn finish(&mut self, view: &FinalView) -> Result<(), Violation> {

@@ -38,8 +38,16 @@ pub(super) enum Answer {
 
 /// First words of errors that say: not executed.
 const REFUSALS: [&str; 10] = [
-    "NOQUORUM", "MISCONF", "LOADING", "TRYAGAIN", "EXECABORT", "OOM", "BUSY", "CLUSTERDOWN",
-    "UNBLOCKED", "READONLY",
+    "NOQUORUM",
+    "MISCONF",
+    "LOADING",
+    "TRYAGAIN",
+    "EXECABORT",
+    "OOM",
+    "BUSY",
+    "CLUSTERDOWN",
+    "UNBLOCKED",
+    "READONLY",
 ];
 /// Beginnings of errors without a word of their own that say the same.
 const PLAIN_REFUSALS: [&str; 3] =
