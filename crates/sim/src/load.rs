@@ -60,7 +60,7 @@ pub trait Load {
 /// The replies to [`Load::final_requests`].
 #[derive(Clone, Debug, Default)]
 pub struct FinalView {
-    /// Each request with the whole of its reply.
+    /// Each request with the whole of its reply, in the order in which they were asked for.
     pub answers: Vec<(Vec<u8>, Vec<u8>)>,
     /// When the first was sent, in µs.
     pub began_us: u64,
@@ -69,13 +69,13 @@ pub struct FinalView {
 }
 
 impl FinalView {
-    /// The reply to a request; an error if it is missing or no result.
-    fn answer(&self, request: &[u8]) -> Result<reply::Reply, Violation> {
+    /// The reply to the request at this place; an error if it is missing or no result.
+    fn answer(&self, at: usize, request: &[u8]) -> Result<reply::Reply, Violation> {
         let shown = request.escape_ascii();
         let (_, bytes) = self
             .answers
-            .iter()
-            .find(|(asked, _)| asked == request)
+            .get(at)
+            .filter(|(asked, _)| asked == request)
             .ok_or_else(|| Violation::new(format!("the last read {shown} was not made")))?;
         match reply::parse_one(bytes) {
             Ok(reply::Reply::Error(text)) => {
@@ -141,6 +141,8 @@ pub struct Options {
     pub pause_max_us: u64,
     /// How wrong clocks make expiry at most, in µs; see [`crate::check::Expiring`].
     pub tolerance_us: u64,
+    /// Whether clients ask for unknown outcomes, by QUORATE OUTCOME (not in `queues` and `mixed`).
+    pub ask_outcomes: bool,
     /// The bound on each key's search.
     pub search: crate::check::Search,
 }
@@ -154,6 +156,7 @@ impl Default for Options {
             pipeline_max: 4,
             pause_max_us: 20_000,
             tolerance_us: 10_000,
+            ask_outcomes: false,
             search: crate::check::Search::default(),
         }
     }
@@ -196,7 +199,10 @@ pub fn by_name(name: &str, options: Options) -> Option<Box<dyn Load>> {
         "expiry" => Box::new(Keyed::new(kinds::ExpiryKind::new(options.tolerance_us), options)),
         "queues" => Box::new(queues::Queues::new(options)),
         "mixed" => Box::new(mixed::Mixed::new(options)),
-        "outcomes" => Box::new(Keyed::asking(kinds::ListKind::new("outcome"), options)),
+        "outcomes" => {
+            let options = Options { ask_outcomes: true, ..options };
+            Box::new(Keyed::new(kinds::ListKind::new("outcome"), options))
+        }
         _ => return None,
     })
 }

@@ -76,7 +76,7 @@ pub fn appends<E: Eq + Hash + Debug, R>(
             (_, None) => {}
         }
     }
-    if let Some((element, _)) = places.iter().min_by_key(|&(_, place)| place) {
+    if let Some(element) = last.iter().find(|element| places.contains_key(element)) {
         return Err(format!("{element:?} is in the list and nobody appended it"));
     }
     let mut earliest: Option<&Operation<E, R>> = None;
@@ -161,7 +161,8 @@ impl<E: Eq + Hash + Debug, P, R> Queue<'_, E, P, R> {
                 _ => {}
             }
         }
-        if let Some(element) = seen.into_iter().next() {
+        let mut out = self.pops.iter().map(|pop| &pop.op).chain(self.left);
+        if let Some(element) = out.find(|element| seen.contains(element)) {
             return Err(format!("{element:?} came out of the queue and nobody pushed it"));
         }
         if missing.len() > self.unknown_pops {

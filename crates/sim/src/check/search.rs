@@ -202,6 +202,9 @@ enum Choice {
     Unknown(usize),
 }
 
+/// Sets of unknown operations, one bit each.
+type UnknownSets = Vec<Box<[u64]>>;
+
 struct Run<'a, M: Model> {
     model: &'a M,
     returned: Vec<&'a Operation<M::Op, M::Result>>,
@@ -217,7 +220,7 @@ struct Run<'a, M: Model> {
     /// Which unknown operations are in the order, one bit each.
     unknown_in: Vec<u64>,
     /// For returned operations and a state, the sets of unknown operations that were tried.
-    seen: HashMap<(u128, M::State), Vec<Box<[u64]>>>,
+    seen: HashMap<(u128, M::State), UnknownSets>,
     longest: Option<Failure>,
 }
 

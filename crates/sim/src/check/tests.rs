@@ -259,8 +259,8 @@ fn concurrent<M: Model>(
     let mut prng = Prng::new(seed);
     let mut history = History::default();
     let mut state = model.initial();
-    let mut busy: Vec<Option<(OperationId, Phase, Option<M::Result>)>> =
-        (0..clients).map(|_| None).collect();
+    let mut busy: Vec<_> =
+        (0..clients).map(|_| None::<(OperationId, Phase, Option<M::Result>)>).collect();
     let mut late = Vec::new();
     let mut calls = 0;
     for now_us in 0.. {

@@ -88,7 +88,7 @@ enum Tag {
     /// The read of a swap
     Look(OperationId, KeyAt),
     /// The EXEC of an operation, and whether something is watched
-    Exec(OperationId, bool),
+    Exec(OperationId, Sent),
     /// QUORATE OUTCOME
     Outcome(Question),
 }
@@ -97,7 +97,17 @@ enum Tag {
 struct Question {
     operation: OperationId,
     id: String,
+    sent: Sent,
     asked: u32,
+}
+
+/// How an operation was sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Alone,
+    Transaction,
+    /// As a transaction after a WATCH.
+    Watching,
 }
 
 /// How often an outcome is asked for before it stays unknown.
@@ -118,7 +128,6 @@ struct Client<R> {
 pub(super) struct Keyed<K: Kind> {
     kind: K,
     options: Options,
-    ask_outcomes: bool,
     clients: Vec<Client<ResultOf<K>>>,
     /// All keys so far.
     keys: Vec<String>,
@@ -130,7 +139,7 @@ pub(super) struct Keyed<K: Kind> {
 }
 
 impl<K: Kind> Keyed<K> {
-    /// A load that leaves unknown outcomes unknown.
+    /// A load in which nothing happened yet.
     pub(super) fn new(kind: K, options: Options) -> Self {
         let client = || Client {
             connection: Connection::default(),
@@ -147,17 +156,11 @@ impl<K: Kind> Keyed<K> {
             history: History::default(),
             broken: None,
             tally: Tally::default(),
-            ask_outcomes: false,
             kind,
             options,
         };
         load.current = (0..options.keys).map(|_| (load.fresh_key(), 0)).collect();
         load
-    }
-
-    /// A load that asks for unknown outcomes.
-    pub(super) fn asking(kind: K, options: Options) -> Self {
-        Self { ask_outcomes: true, ..Self::new(kind, options) }
     }
 
     fn fresh_key(&mut self) -> KeyAt {
@@ -220,8 +223,9 @@ impl<K: Kind> Keyed<K> {
             connection.send(out, command, Tag::Queued);
         }
         let watching = std::mem::take(&mut self.clients[client].watching);
+        let sent = if watching { Sent::Watching } else { Sent::Transaction };
         let connection = &mut self.clients[client].connection;
-        connection.send(out, &command!["EXEC"], Tag::Exec(operation, watching));
+        connection.send(out, &command!["EXEC"], Tag::Exec(operation, sent));
     }
 
     /// The second half of a swap, or its end.
@@ -253,63 +257,81 @@ impl<K: Kind> Keyed<K> {
             }
             Tag::Ok => accepted(&reply, "OK"),
             Tag::Queued => accepted(&reply, "QUEUED"),
-            Tag::Alone(operation) => self.on_answer(client, operation, vec![reply], now_us),
+            Tag::Alone(operation) => self.on_answer(client, operation, Sent::Alone, reply, now_us),
             Tag::Look(operation, key) => {
-                self.on_answer(client, operation, vec![reply], now_us)?;
+                self.on_answer(client, operation, Sent::Alone, reply, now_us)?;
                 let seen = self.history.operation(operation).result.clone();
                 self.clients[client].looked = Some((key, seen));
                 Ok(())
             }
-            Tag::Exec(operation, watching) => match reply {
-                Reply::Null if watching => {
-                    self.history.answered(operation, self.kind.aborted(), now_us);
-                    Ok(())
-                }
-                Reply::Null => Err("EXEC aborts, and nothing was watched".into()),
-                Reply::Array(replies) => self.on_answer(client, operation, replies, now_us),
-                reply => self.on_answer(client, operation, vec![reply], now_us),
-            },
-            Tag::Outcome(question) => self.on_outcome(client, question, &reply, now_us),
+            Tag::Exec(operation, sent) => self.on_answer(client, operation, sent, reply, now_us),
+            Tag::Outcome(question) => self.on_outcome(client, question, reply, now_us),
         }
     }
 
-    /// The replies to all commands of an operation, or one error for all of them.
+    /// The reply to an operation's only command, or to its EXEC.
     fn on_answer(
         &mut self,
         client: usize,
         operation: OperationId,
-        replies: Vec<Reply>,
+        sent: Sent,
+        reply: Reply,
         now_us: u64,
     ) -> Result<(), String> {
-        let op = &self.history.operation(operation).op;
-        let error = replies.iter().find(|reply| matches!(reply, Reply::Error(_)));
-        match error.map(|error| Answer::from(error.clone())) {
-            None | Some(Answer::Executed(_)) => {
-                let result = self.kind.result(op, &replies)?;
+        match Answer::from(first_error(&reply).cloned().unwrap_or_else(|| reply.clone())) {
+            Answer::Executed(_) => {
+                let result = self.result(operation, sent, reply)?;
                 self.history.answered(operation, Some(result), now_us);
             }
-            Some(Answer::Refused) => self.history.refused(operation),
-            Some(Answer::Unknown(Some(id))) if self.ask_outcomes => {
-                let question = Question { operation, id, asked: 0 };
+            Answer::Refused => self.history.refused(operation),
+            Answer::Unknown(Some(id)) if self.options.ask_outcomes => {
+                let question = Question { operation, id, sent, asked: 0 };
                 self.clients[client].questions.push_back(question);
             }
-            Some(Answer::Unknown(_)) => {}
-            Some(Answer::Wrong(text)) => return Err(format!("{op:?} is answered -{text}")),
+            Answer::Unknown(_) => {}
+            Answer::Wrong(text) => {
+                let op = &self.history.operation(operation).op;
+                return Err(format!("{op:?} is answered -{text}"));
+            }
         }
         Ok(())
+    }
+
+    /// What a reply that is no error means.
+    fn result(
+        &self,
+        operation: OperationId,
+        sent: Sent,
+        reply: Reply,
+    ) -> Result<ResultOf<K>, String> {
+        let op = &self.history.operation(operation).op;
+        match (sent, reply) {
+            (Sent::Alone, reply) => self.kind.result(op, &[reply]),
+            (_, Reply::Array(replies)) => self.kind.result(op, &replies),
+            (Sent::Watching, Reply::Null) => self.kind.aborted().ok_or("EXEC is aborted".into()),
+            (_, reply) => Err(format!("EXEC is answered {reply:?}")),
+        }
     }
 
     fn on_outcome(
         &mut self,
         client: usize,
         mut question: Question,
-        reply: &Reply,
+        reply: Reply,
         now_us: u64,
     ) -> Result<(), String> {
+        let operation = question.operation;
         match outcome(reply)? {
-            Some(true) => self.history.answered(question.operation, None, now_us),
-            Some(false) => self.history.refused(question.operation),
-            None => {
+            Outcome::Executed(Some(reply)) if first_error(&reply).is_none() => {
+                let result = self.result(operation, question.sent, reply)?;
+                self.history.answered(operation, Some(result), now_us);
+            }
+            // Without its reply nobody knows whether what was watched aborted it.
+            Outcome::Executed(_) if question.sent == Sent::Watching => return Ok(()),
+            Outcome::Executed(_) => self.history.answered(operation, None, now_us),
+            Outcome::NotExecuted => self.history.refused(operation),
+            Outcome::Forgotten => return Ok(()),
+            Outcome::Open => {
                 question.asked += 1;
                 if question.asked < ASKED_MAX {
                     self.clients[client].questions.push_back(question);
@@ -369,22 +391,44 @@ fn accepted(reply: &Reply, expected: &str) -> Result<(), String> {
     }
 }
 
-/// What `QUORATE OUTCOME` says: a word, or an array that begins with it. `Some(true)` for
-/// `executed`, `Some(false)` for `not executed` (now and for ever), `None` for what says neither.
-fn outcome(reply: &Reply) -> Result<Option<bool>, String> {
-    let word = match reply {
-        Reply::Simple(text) => text.clone(),
-        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Reply::Array(replies) if !replies.is_empty() => return outcome(&replies[0]),
-        Reply::Error(_) | Reply::Null => return Ok(None),
-        reply => return Err(format!("QUORATE OUTCOME is answered {reply:?}")),
+/// What `QUORATE OUTCOME` says.
+enum Outcome {
+    /// `EXECUTED`, with its reply if that is known.
+    Executed(Option<Reply>),
+    /// `NOT-EXECUTED`, now and for ever.
+    NotExecuted,
+    /// `FORGOTTEN`: nobody will ever know.
+    Forgotten,
+    /// The question failed; it may be asked again.
+    Open,
+}
+
+fn outcome(reply: Reply) -> Result<Outcome, String> {
+    let shown = format!("QUORATE OUTCOME is answered {reply:?}");
+    let mut words = match reply {
+        Reply::Array(words) => words,
+        Reply::Error(_) => return Ok(Outcome::Open),
+        word => vec![word],
     };
-    let letters: String = word.chars().filter(|c| c.is_alphabetic()).collect();
-    Ok(match letters.to_lowercase().as_str() {
-        "executed" => Some(true),
-        "notexecuted" => Some(false),
-        _ => None,
-    })
+    let told = if words.len() > 1 { words.pop() } else { None };
+    match words.pop() {
+        Some(Reply::Bulk(word)) => match &word[..] {
+            b"EXECUTED" => Ok(Outcome::Executed(told)),
+            b"NOT-EXECUTED" => Ok(Outcome::NotExecuted),
+            b"FORGOTTEN" => Ok(Outcome::Forgotten),
+            _ => Err(shown),
+        },
+        _ => Err(shown),
+    }
+}
+
+/// The first error in a reply or directly inside it.
+fn first_error(reply: &Reply) -> Option<&Reply> {
+    let is_error = |reply: &&Reply| matches!(reply, Reply::Error(_));
+    match reply {
+        Reply::Array(replies) => replies.iter().find(is_error),
+        reply => Some(reply).filter(is_error),
+    }
 }
 
 impl<K: Kind> Load for Keyed<K> {
@@ -455,7 +499,7 @@ impl<K: Kind> Load for Keyed<K> {
         let mut by_key = self.history.by_key();
         for at in 0..self.keys.len() {
             let key = self.keys[at].clone();
-            let last = view.answer(&self.read_request(&key))?;
+            let last = view.answer(at, &self.read_request(&key))?;
             let mut operations = by_key.remove(&at).unwrap_or_default();
             self.tally.keys += 1;
             self.judge_key(&mut operations, &last, view)

@@ -349,8 +349,8 @@ impl Load for Mixed {
             self.disconnected(client, view.began_us);
         }
         self.tally.keys = self.keys.len() as u64;
-        for key in &mut self.keys {
-            let reply = view.answer(&read_request(key))?;
+        for (at, key) in self.keys.iter_mut().enumerate() {
+            let reply = view.answer(at, &read_request(key))?;
             let command = read(key);
             key.observe(&command, reply).map_err(|why| {
                 Violation::new(format!("mixed: key {} at the end: {why}", key.name))

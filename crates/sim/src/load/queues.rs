@@ -113,7 +113,7 @@ impl Queues {
     fn judge_pair(&self, pair: usize, view: &FinalView, checks: &Checks) -> Result<(), Violation> {
         for side in 0..2 {
             let queue = (pair, side);
-            let left = elements(&view.answer(&read_request(queue))?);
+            let left = elements(&view.answer(2 * pair + side, &read_request(queue))?);
             let pops: Vec<Operation<u64, ()>> = checks
                 .popped
                 .iter()

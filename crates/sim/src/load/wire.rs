@@ -14,7 +14,7 @@ macro_rules! command {
 pub(super) use command;
 
 /// Appends a command as a client sends it.
-pub(super) fn encode(out: &mut Vec<u8>, command: &[Vec<u8>]) {
+pub(super) fn encode(out: &mut Vec<u8>, command: &Command) {
     out.extend_from_slice(format!("*{}\r\n", command.len()).as_bytes());
     for word in command {
         out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
@@ -81,7 +81,7 @@ impl<T> Default for Connection<T> {
 
 impl<T> Connection<T> {
     /// Appends a command whose reply is for `tag`.
-    pub(super) fn send(&mut self, out: &mut Vec<u8>, command: &[Vec<u8>], tag: T) {
+    pub(super) fn send(&mut self, out: &mut Vec<u8>, command: &Command, tag: T) {
         encode(out, command);
         self.waiting.push_back(tag);
     }

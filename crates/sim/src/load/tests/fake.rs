@@ -120,12 +120,17 @@ struct Conn {
     deliver_at_us: u64,
 }
 
-/// Commands of unknown outcome that are executed later, if what they watch has not changed.
-struct Late {
-    due_us: u64,
-    id: u64,
+/// Commands that are executed as one, if what they watch has not changed.
+struct Request {
     commands: Vec<Command>,
     watched: Vec<(Vec<u8>, u64)>,
+    is_exec: bool,
+}
+
+impl Request {
+    fn alone(command: Command) -> Self {
+        Self { commands: vec![command], watched: Vec::new(), is_exec: false }
+    }
 }
 
 /// The server.
@@ -137,9 +142,10 @@ pub(super) struct Fake {
     faults: Faults,
     prng: Prng,
     conns: Vec<Conn>,
-    /// Writes of unknown outcome that are executed later.
-    late: Vec<Late>,
-    outcomes: BTreeMap<u64, bool>,
+    /// Requests of unknown outcome that are executed later: when, and their ids.
+    late: Vec<(u64, u64, Request)>,
+    /// What became of requests of unknown outcome; the reply of those that were executed.
+    outcomes: BTreeMap<u64, Option<Reply>>,
     now_us: u64,
 }
 
@@ -196,49 +202,56 @@ impl Fake {
         self.flaw != Flaw::IgnoresWatch && watched.iter().any(|(key, old)| version(key) != *old)
     }
 
-    /// Executes commands as one; an error says what became of them instead.
-    fn attempt(
-        &mut self,
-        commands: &[Command],
-        watched: Vec<(Vec<u8>, u64)>,
-    ) -> Result<Vec<Reply>, Reply> {
+    /// Executes a request, whatever becomes of its reply.
+    fn carry_out(&mut self, request: &Request) -> Reply {
+        if self.has_changed(&request.watched) {
+            return Reply::Null;
+        }
+        let mut replies = self.apply_all(&request.commands);
+        if request.is_exec { Reply::Array(replies) } else { replies.remove(0) }
+    }
+
+    /// Executes a request, or says that it did not, or may not have.
+    fn attempt(&mut self, request: Request) -> Reply {
         if self.chance(self.faults.refused) {
             if self.flaw == Flaw::ExecutesRefused {
-                self.apply_all(commands);
+                self.carry_out(&request);
             }
-            return Err(Reply::Error("NOQUORUM no majority".into()));
+            return Reply::Error("NOQUORUM no majority".into());
         }
-        if self.chance(self.faults.unknown) {
-            let id = self.prng.next_u64() >> 20;
-            let executed = match self.prng.below(3) {
-                0 => {
-                    self.apply_all(commands);
-                    if self.flaw == Flaw::ExecutesTwice {
-                        self.apply_all(commands);
-                    }
-                    true
-                }
-                1 => {
-                    let due_us = self.now_us + self.prng.below(100_000);
-                    self.late.push(Late { due_us, id, commands: commands.to_vec(), watched });
-                    return Err(Reply::Error(format!("UNKNOWN {id} timed out")));
-                }
-                _ => false,
-            };
-            self.outcomes.insert(id, executed);
-            return Err(Reply::Error(format!("UNKNOWN {id} timed out")));
+        if !self.chance(self.faults.unknown) {
+            return self.carry_out(&request);
         }
-        Ok(self.apply_all(commands))
+        let id = self.prng.next_u64() >> 20;
+        match self.prng.below(3) {
+            0 => {
+                let reply = self.carry_out(&request);
+                if self.flaw == Flaw::ExecutesTwice {
+                    self.carry_out(&request);
+                }
+                self.outcomes.insert(id, Some(reply));
+            }
+            1 => {
+                let due_us = self.now_us + self.prng.below(100_000);
+                self.late.push((due_us, id, request));
+            }
+            _ => {
+                self.outcomes.insert(id, None);
+            }
+        }
+        Reply::Error(format!("UNKNOWN {id} timed out"))
     }
 
     fn outcome(&self, id: &[u8]) -> Reply {
         let id: u64 = std::str::from_utf8(id).unwrap().parse().unwrap();
-        let text = match self.outcomes.get(&id) {
-            None => "pending",
-            Some(executed) if *executed != (self.flaw == Flaw::LiesAboutOutcome) => "executed",
-            Some(_) => "not-executed",
-        };
-        Reply::Simple(text.into())
+        let lies = self.flaw == Flaw::LiesAboutOutcome;
+        match self.outcomes.get(&id) {
+            None => Reply::Error("NOQUORUM ask again".into()),
+            Some(Some(_)) if lies => Reply::Array(vec![Reply::bulk("NOT-EXECUTED")]),
+            Some(None) if lies => Reply::Array(vec![Reply::bulk("EXECUTED")]),
+            Some(Some(reply)) => Reply::Array(vec![Reply::bulk("EXECUTED"), reply.clone()]),
+            Some(None) => Reply::Array(vec![Reply::bulk("NOT-EXECUTED")]),
+        }
     }
 
     /// One request of a connection; `None` if it has to wait.
@@ -268,22 +281,13 @@ impl Fake {
             queued.push(command.clone());
             return Some(Reply::Simple("QUEUED".into()));
         }
-        Some(match self.attempt(std::slice::from_ref(command), Vec::new()) {
-            Ok(mut replies) => replies.remove(0),
-            Err(error) => error,
-        })
+        Some(self.attempt(Request::alone(command.clone())))
     }
 
     fn exec(&mut self, conn: usize) -> Reply {
         let commands = self.conns[conn].queued.take().unwrap();
         let watched = std::mem::take(&mut self.conns[conn].watched);
-        if self.has_changed(&watched) {
-            return Reply::Null;
-        }
-        match self.attempt(&commands, watched) {
-            Ok(replies) => Reply::Array(replies),
-            Err(error) => error,
-        }
+        self.attempt(Request { commands, watched, is_exec: true })
     }
 
     fn pop(&mut self, command: &Command) -> Option<Reply> {
@@ -296,9 +300,9 @@ impl Fake {
                 self.data.clone().execute(&pop, self.now_us, true),
             ]));
         }
-        Some(match self.attempt(&[pop], Vec::new()) {
-            Ok(mut replies) => Reply::Array(vec![Reply::bulk(&key), replies.remove(0)]),
-            Err(error) => error,
+        Some(match self.attempt(Request::alone(pop)) {
+            error @ Reply::Error(_) => error,
+            element => Reply::Array(vec![Reply::bulk(&key), element]),
         })
     }
 
@@ -350,14 +354,11 @@ impl Fake {
 
     fn late_writes(&mut self) {
         let (due, later): (Vec<_>, Vec<_>) =
-            self.late.drain(..).partition(|late| late.due_us <= self.now_us);
+            self.late.drain(..).partition(|(due_us, ..)| *due_us <= self.now_us);
         self.late = later;
-        for Late { id, commands, watched, .. } in due {
-            let executed = !self.has_changed(&watched);
-            if executed {
-                self.apply_all(&commands);
-            }
-            self.outcomes.insert(id, executed);
+        for (_, id, request) in due {
+            let reply = self.carry_out(&request);
+            self.outcomes.insert(id, Some(reply));
         }
     }
 
