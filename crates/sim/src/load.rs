@@ -53,6 +53,10 @@ pub trait Load {
     /// Judges the whole run. Called once, at its end.
     fn finish(&mut self, view: &FinalView) -> Result<(), Violation>;
 
+    /// An answer that was wrong by itself. From then on no client sends anything, so the driver may
+    /// end the run; [`Load::finish`] reports it too.
+    fn violation(&self) -> Option<&Violation>;
+
     /// What happened so far.
     fn tally(&self) -> Tally;
 }

@@ -508,6 +508,10 @@ impl<K: Kind> Load for Keyed<K> {
         Ok(())
     }
 
+    fn violation(&self) -> Option<&Violation> {
+        self.broken.as_ref()
+    }
+
     fn tally(&self) -> Tally {
         Tally {
             acknowledged: self.history.count(Fate::Answered),

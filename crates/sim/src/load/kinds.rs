@@ -255,8 +255,8 @@ impl Kind for ListKind {
     fn draw(&mut self, prng: &mut Prng) -> Draw<Appends> {
         self.elements += 1;
         match prng.below(100) {
-            0..65 => Draw::Alone(Appends::Append(self.elements)),
-            65..80 => Draw::Transaction(Appends::Append(self.elements)),
+            0..75 => Draw::Alone(Appends::Append(self.elements)),
+            75..90 => Draw::Transaction(Appends::Append(self.elements)),
             _ => Draw::Alone(Appends::Read),
         }
     }

@@ -359,6 +359,10 @@ impl Load for Mixed {
         Ok(())
     }
 
+    fn violation(&self) -> Option<&Violation> {
+        self.broken.as_ref()
+    }
+
     fn tally(&self) -> Tally {
         self.tally
     }

@@ -42,7 +42,7 @@ pub(super) fn execute(slot: &mut Slot, command: &Command) -> Option<Reply> {
     Some(reply)
 }
 
-/// Whether a command's reply has its elements (or pairs, for a hash) in no order.
+/// Sorts what a reply has in no particular order: members, or the pairs of a hash.
 pub(super) fn normalize(command: &Command, reply: &mut Reply) {
     let Reply::Array(replies) = reply else { return };
     match &command[0][..] {

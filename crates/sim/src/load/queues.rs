@@ -250,6 +250,10 @@ impl Load for Queues {
         (0..self.pairs).try_for_each(|pair| self.judge_pair(pair, view, &checks))
     }
 
+    fn violation(&self) -> Option<&Violation> {
+        self.broken.as_ref()
+    }
+
     fn tally(&self) -> Tally {
         Tally {
             acknowledged: self.pushes.count(Fate::Answered) + self.pops.count(Fate::Answered),
