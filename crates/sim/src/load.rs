@@ -13,13 +13,14 @@
 //! ```
 //!
 //! When the run is over and the cluster healthy, the driver executes [`Load::final_requests`]
-//! through any client of its own and hands the replies to [`Load::finish`]. Whatever was not
+//! through a connection of its own ([`Finale`] helps) and hands the replies to [`Load::finish`]. Whatever was not
 //! answered by then counts as unknown.
 //!
 //! Keys are few, so that clients contend, and are replaced by fresh ones after
 //! [`Options::operations_per_key`] operations, so that histories stay short enough to check. Written
 //! values are unique. Every command touches one slot.
 
+mod finale;
 mod keyed;
 mod kinds;
 mod mixed;
@@ -30,6 +31,7 @@ pub mod reply;
 mod tests;
 mod wire;
 
+pub use finale::Finale;
 use quorate_base::prng::Prng;
 use std::fmt;
 

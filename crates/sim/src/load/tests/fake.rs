@@ -3,7 +3,7 @@
 use crate::load::model::{Slot, Value, execute};
 use crate::load::reply::{Parser, Reply};
 use crate::load::wire::Command;
-use crate::load::{FinalView, Load, Violation};
+use crate::load::{Finale, Load, Violation};
 use quorate_base::prng::Prng;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -378,17 +378,23 @@ impl Fake {
         self.now_us += 1_000_000;
         self.late_writes();
         self.flaw = if self.flaw == Flaw::NeverExpires { self.flaw } else { Flaw::None };
-        let mut view =
-            FinalView { began_us: self.now_us, ended_us: self.now_us, ..FinalView::default() };
-        for request in load.final_requests() {
-            let mut bytes = Vec::new();
-            self.conns[0] = Conn::default();
-            self.receive(0, &request);
-            let command = self.conns[0].requests.pop_front().unwrap();
-            self.apply(&command).encode(&mut bytes);
-            view.answers.push((request, bytes));
+        self.faults = super::NO_FAULTS;
+        let mut finale = Finale::new(load, self.now_us);
+        self.conns[0] = Conn::default();
+        while !finale.is_done() {
+            self.now_us += 100;
+            if let Some(request) = finale.next_request() {
+                self.receive(0, &request);
+            }
+            self.turn(0);
+            let bytes = std::mem::take(&mut self.conns[0].replies);
+            finale.reply(self.now_us, &bytes).unwrap();
+            if self.prng.below(50) == 0 {
+                self.conns[0] = Conn::default();
+                finale.disconnected();
+            }
         }
-        load.finish(&view)
+        load.finish(finale.view())
     }
 
     fn step(&mut self, load: &mut dyn Load, client: usize) {
