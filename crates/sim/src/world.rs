@@ -91,6 +91,7 @@ pub(crate) struct World {
     /// Faults that happened, by name.
     pub(crate) happened: BTreeMap<&'static str, u64>,
     pub(crate) marks: BTreeMap<&'static str, u64>,
+    pub(crate) tally: crate::load::Tally,
     /// No fault begins any more.
     pub(crate) healed: bool,
     /// Why the run ends here.
@@ -119,6 +120,7 @@ impl World {
             agreement: Agreement::new(&shape),
             faults,
             happened: BTreeMap::new(),
+            tally: crate::load::Tally::default(),
             marks: BTreeMap::new(),
             healed: false,
             violation: None,

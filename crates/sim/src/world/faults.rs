@@ -2,7 +2,7 @@
 
 use super::{What, World};
 use crate::fault::{Fault, Noise};
-use crate::machine::{End, LOST_CAN_START};
+use crate::machine::End;
 use crate::queue::{MILLISECOND, Micros, SECOND};
 use crate::trace::Told;
 
@@ -47,10 +47,10 @@ impl World {
             | Fault::SyncError { node, .. } => runs(*node),
             Fault::PowerLoss { nodes, .. } => nodes.iter().any(|node| runs(*node)),
             Fault::RotJournal { node, .. } => {
-                LOST_CAN_START && runs(*node) && may_damage(*node)
+                runs(*node) && may_damage(*node)
             }
-            Fault::RotStore { node, down_us, .. } => {
-                (LOST_CAN_START || *down_us == 0) && runs(*node) && may_damage(*node)
+            Fault::RotStore { node, .. } => {
+                runs(*node) && may_damage(*node)
             }
             _ => true,
         }
