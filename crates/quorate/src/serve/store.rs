@@ -136,9 +136,8 @@ impl StoreThread {
 
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
-            let idle = self.unpersisted.is_empty()
-                && self.waiting.is_empty()
-                && self.undurable.is_empty();
+            let idle =
+                self.unpersisted.is_empty() && self.waiting.is_empty() && self.undurable.is_empty();
             let wait = if idle { Duration::MAX } else { IDLE };
             match self.requests.recv_timeout(wait) {
                 Ok(Request::Write(flush)) => self.write(flush)?,
