@@ -129,8 +129,10 @@ fn string(slot: &mut Slot, name: &str, args: &[&[u8]]) -> Option<Reply> {
             size(len)
         }
         ("GETRANGE", [start, stop]) => {
-            let old = old.unwrap_or_default();
-            Reply::bulk(&old[range(old.len(), int(start), int(stop))])
+            let (old, start, stop) = (old.unwrap_or_default(), int(start), int(stop));
+            // Unlike a list's, a string's range that ends before its beginning ends at its first byte.
+            let stop = if stop < 0 { stop.max(-(old.len() as i64)) } else { stop };
+            Reply::bulk(&old[range(old.len(), start, stop)])
         }
         ("SETRANGE", [at, value]) => {
             let (at, mut bytes) = (int(at) as usize, old.unwrap_or_default());
@@ -283,4 +285,45 @@ fn sorted(slot: &mut Slot, name: &str, args: &[&[u8]]) -> Option<Reply> {
         },
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Executes lines one after the other on one key, and gives the last reply.
+    fn run(lines: &[&str]) -> String {
+        let mut slot = None;
+        let mut reply = Reply::Null;
+        for line in lines {
+            let command = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+            reply = execute(&mut slot, &command).unwrap();
+        }
+        format!("{reply:?}")
+    }
+
+    #[test]
+    fn ranges_are_cut_as_redis_cuts_them() {
+        for (range, expected) in [("-4 -4", "v"), ("-4 -1", "v7"), ("1 0", ""), ("0 9", "v7")] {
+            let reply = run(&["SET k v7", &format!("GETRANGE k {range}")]);
+            assert_eq!(reply, format!("\"{expected}\""), "{range}");
+        }
+        assert_eq!(run(&["GETRANGE k -4 -4"]), "\"\"");
+        assert_eq!(run(&["RPUSH k a b", "LRANGE k -4 -4"]), "[]");
+        assert_eq!(run(&["RPUSH k a b", "LRANGE k -4 -2"]), "[\"a\"]");
+        assert_eq!(run(&["RPUSH k a b c", "LTRIM k 1 9", "LRANGE k 0 -1"]), "[\"b\", \"c\"]");
+    }
+
+    #[test]
+    fn an_empty_collection_is_no_key() {
+        for lines in [
+            ["HSET k f v", "HDEL k f"],
+            ["RPUSH k a", "LPOP k"],
+            ["SADD k a", "SREM k a"],
+            ["ZADD k 1 a", "ZPOPMIN k"],
+            ["HGET k f", "LLEN k"],
+        ] {
+            assert_eq!(run(&[lines[0], lines[1], "TYPE k"]), "+none", "{lines:?}");
+        }
+    }
 }
