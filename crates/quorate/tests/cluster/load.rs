@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! acknowledged        it is there, once
-//! NOQUORUM            it is not there
+//! NOQUORUM            it is not there; the same when the node stops
 //! UNKNOWN             it is there once or not at all, as QUORATE OUTCOME says
 //! no reply            it is there once or not at all
 //! ```
@@ -215,6 +215,7 @@ fn fate(reply: &Value) -> Fate {
     let mut words = text.split(' ');
     match (words.next(), words.next()) {
         (Some("NOQUORUM"), _) => Fate::Refused,
+        _ if text.contains("shutting down") => Fate::Refused,
         (Some("UNKNOWN"), Some(id)) => Fate::Unknown(id.into()),
         _ => panic!("a write failed: {text}"),
     }
