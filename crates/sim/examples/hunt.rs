@@ -24,12 +24,27 @@ fn main() {
         if let Some(failure) = outcome.failure {
             failures += 1;
             println!("seed {seed}: {}", failure.what);
-            println!("   shrunk to {} of {}: {}", failure.faults.len(), failure.faults_planned, failure.shrunk_what);
+            println!(
+                "   shrunk to {} of {}: {}",
+                failure.faults.len(),
+                failure.faults_planned,
+                failure.shrunk_what
+            );
+            if std::env::var_os("STORY").is_some() {
+                for note in &failure.story.notes {
+                    if !matches!(note.what, quorate_sim::Told::Packet { .. }) {
+                        println!("     {:.6} {:?}", note.at as f64 / 1e6, note.what);
+                    }
+                }
+            }
             for fault in failure.faults.iter().take(12) {
                 println!("     {fault}");
             }
         }
     }
     let (simulated, took) = (stats.simulated_us as f64 / 1e6, started.elapsed().as_secs_f64());
-    println!("{stats:#?}\n{failures} of {count} failed; {:.1} simulated s a second", simulated / took);
+    println!(
+        "{stats:#?}\n{failures} of {count} failed; {:.1} simulated s a second",
+        simulated / took
+    );
 }

@@ -141,7 +141,13 @@ impl Clients {
     }
 
     /// The client looks at what it could do.
-    pub(crate) fn look(&mut self, client: usize, now: Micros, look: u64, nodes: usize) -> Vec<Wish> {
+    pub(crate) fn look(
+        &mut self,
+        client: usize,
+        now: Micros,
+        look: u64,
+        nodes: usize,
+    ) -> Vec<Wish> {
         let mut wishes = Vec::new();
         if look != 0 && self.all[client].look != look {
             return wishes;

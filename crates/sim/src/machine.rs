@@ -288,7 +288,8 @@ impl Machine {
             .map_err(|error| format!("shard {shard} cannot be recovered: {error}"))
     }
 
-    fn open_shard(        &mut self,
+    fn open_shard(
+        &mut self,
         shard: ShardId,
         table: &SimTable,
         recovered: &mut Recovered,
@@ -396,12 +397,8 @@ pub(crate) struct Pace<'a> {
 impl Machine {
     /// The process and how long its disks take.
     pub(crate) fn process_and_pace(&mut self, now: Micros) -> Option<(&mut Process, Pace<'_>)> {
-        let pace = Pace {
-            now,
-            prng: &mut self.prng,
-            fault: self.disk_fault,
-            sync_us: self.sync_us,
-        };
+        let pace =
+            Pace { now, prng: &mut self.prng, fault: self.disk_fault, sync_us: self.sync_us };
         Some((self.process.as_mut()?, pace))
     }
 }

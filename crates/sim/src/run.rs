@@ -156,13 +156,7 @@ struct Run {
     story: Option<Story>,
 }
 
-fn run_once(
-    seed: u64,
-    shape: &Shape,
-    faults: Vec<Planned>,
-    options: &Options,
-    story: bool,
-) -> Run {
+fn run_once(seed: u64, shape: &Shape, faults: Vec<Planned>, options: &Options, story: bool) -> Run {
     let trace = if story { Trace::with_story() } else { Trace::default() };
     let load = make_load(seed, shape, options);
     let mut world = World::new(seed, shape.clone(), faults, load, trace);
@@ -253,8 +247,7 @@ fn shrink(
             }
             tries += 1;
             let end = (at + piece).min(faults.len());
-            let without: Vec<Planned> =
-                [&faults[..at], &faults[end..]].concat();
+            let without: Vec<Planned> = [&faults[..at], &faults[end..]].concat();
             if fails(&without) {
                 faults = without;
             } else {
@@ -280,7 +273,8 @@ mod tests {
     fn shrinking_leaves_what_is_needed() {
         let fault = |at| Planned { at, fault: Fault::Kill { node: 0, down_us: 1 } };
         let all: Vec<_> = (0..40).map(fault).collect();
-        let needed = |faults: &[Planned]| [7, 31].iter().all(|at| faults.iter().any(|f| f.at == *at));
+        let needed =
+            |faults: &[Planned]| [7, 31].iter().all(|at| faults.iter().any(|f| f.at == *at));
         let left = shrink(all, 200, needed);
         assert_eq!(left, [fault(7), fault(31)]);
     }

@@ -46,11 +46,17 @@ pub(crate) trait Pace {
 enum Doing {
     Nothing,
     /// Writing a flush.
-    Write { flush: Flush, until: Micros },
+    Write {
+        flush: Flush,
+        until: Micros,
+    },
     /// Waiting for the journal, to persist a shard after it.
     Sync(ShardId),
     /// Persisting a shard.
-    Persist { shard: ShardId, until: Micros },
+    Persist {
+        shard: ShardId,
+        until: Micros,
+    },
     Closed,
 }
 
@@ -162,13 +168,7 @@ impl StoreProcess {
         }
     }
 
-    fn serve(
-        &mut self,
-        now: Micros,
-        request: Request,
-        pace: &mut dyn Pace,
-        said: &mut Vec<Said>,
-    ) {
+    fn serve(&mut self, now: Micros, request: Request, pace: &mut dyn Pace, said: &mut Vec<Said>) {
         match request {
             Request::Write(flush) => self.write(now, flush, pace, said),
             Request::Hurry(shard) => {
