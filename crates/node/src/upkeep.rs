@@ -306,7 +306,7 @@ impl Worker {
     fn is_contained(&self, shard: ShardId) -> bool {
         match (&self.shards[shard as usize], self.db.get(shard)) {
             (Some(slot), Some(keyspace)) => {
-                if let Some(replica) = &slot.replica {
+                if let Some(replica) = slot.replica.as_ref().filter(|_| self.stopping) {
                     return keyspace.durable().applied >= replica.stop_at;
                 }
                 !slot.touched
