@@ -87,7 +87,7 @@ impl Worker {
 
     /// Removes keys that have expired.
     fn expire(&mut self) {
-        if self.disk_full || self.throttled || self.pause.is_some() {
+        if self.disk_full || self.throttled || self.pause.is_some() || self.stopping {
             return;
         }
         for shard in 0..self.shards.len() as ShardId {

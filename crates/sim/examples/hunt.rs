@@ -4,7 +4,7 @@ use quorate_sim::{Options, SECOND, Stats, load, run_seed};
 use std::time::Instant;
 
 fn main() {
-    std::panic::set_hook(Box::new(|_| {}));
+    std::panic::set_hook(Box::new(|info| eprintln!("{info}")));
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: u64| {
         args.get(at).map_or(default, |arg| arg.parse().expect("a number"))

@@ -85,6 +85,8 @@ pub(crate) struct StoreProcess {
     closing: bool,
     /// The last time there was something to do.
     busy_at: Micros,
+    /// When it last tried again what found no room.
+    retried_at: Micros,
 }
 
 impl StoreProcess {
@@ -104,6 +106,7 @@ impl StoreProcess {
             full: false,
             closing: false,
             busy_at: now,
+            retried_at: now,
         }
     }
 
@@ -126,8 +129,11 @@ impl StoreProcess {
             Doing::Nothing if !(self.requests.is_empty() && self.to_persist.is_empty()) => {
                 Some(now)
             }
-            Doing::Nothing => (!self.unpersisted.is_empty() || !self.no_room.is_empty())
-                .then_some(self.busy_at + IDLE),
+            Doing::Nothing => {
+                let idle = (!self.unpersisted.is_empty()).then_some(self.busy_at + IDLE);
+                let retry = (!self.short.is_empty()).then_some(self.retried_at + IDLE);
+                [idle, retry].into_iter().flatten().min()
+            }
         }
     }
 
@@ -147,6 +153,11 @@ impl StoreProcess {
             doing => self.doing = doing,
         }
         while matches!(self.doing, Doing::Nothing) {
+            if !self.short.is_empty() && now >= self.retried_at + IDLE {
+                self.retried_at = now;
+                self.requests.extend(self.no_room.drain(..).map(Request::Write));
+                self.to_persist.extend(&self.short);
+            }
             if let Some(shard) = self.to_persist.pop_front() {
                 self.busy_at = now;
                 self.persist(shard, said);
@@ -158,9 +169,6 @@ impl StoreProcess {
                 self.serve(now, request, pace, said);
             } else if self.next_at(now).is_some_and(|at| at <= now) {
                 self.busy_at = now;
-                if let Some(flush) = self.no_room.pop_front() {
-                    self.write(now, flush, pace, said);
-                }
                 self.to_persist.extend(self.unpersisted.keys());
             } else {
                 break;

@@ -6,6 +6,9 @@
 //! not answered goes out again, in the same order, as a new *round*. A leader that refused one
 //! request of a round refuses what follows of it, so a client's pipeline executes in order.
 //!
+//! A read whose answer was lost is not executed again once a later write of its connection may have
+//! been executed: it would see what came after it, and is answered `TRYAGAIN` instead.
+//!
 //! A write carries a name (`quorate_data::requests`), so that it executes once however often it
 //! goes out. Names are of a session, which is opened by an entry of the shard's log when the first
 //! write comes. When time is over, whoever has never been sent is answered `NOQUORUM`: it was not
@@ -108,6 +111,24 @@ impl Gateway {
         }
     }
 
+    /// Whether this is a read that went out before, and so did a later write of its connection.
+    fn was_overtaken(&self, ticket: u64) -> bool {
+        let request = &self.requests[&ticket];
+        if request.writes || request.sent == 0 {
+            return false;
+        }
+        let same = |other: &Origin| match (request.origin, other) {
+            (Origin::Slot { conn, .. }, Origin::Slot { conn: other, .. }) => conn == *other,
+            (
+                Origin::Remote { worker, conn, .. },
+                Origin::Remote { worker: other_worker, conn: other, .. },
+            ) => (worker, conn) == (*other_worker, *other),
+            _ => false,
+        };
+        let mut later = self.requests.range(ticket + 1..);
+        later.any(|(_, other)| other.writes && other.sent > 0 && same(&other.origin))
+    }
+
     fn ticket(&mut self) -> u64 {
         self.last_ticket += 1;
         self.last_ticket
@@ -117,6 +138,13 @@ impl Gateway {
 /// `NOQUORUM`: the request was not executed.
 fn no_quorum(why: &str) -> Vec<u8> {
     error(&format!("NOQUORUM {why}; the command was not executed"))
+}
+
+fn overtaken() -> Vec<u8> {
+    error(
+        "TRYAGAIN the answer of this read was lost, and a later command of its pipeline may have \
+         been executed since",
+    )
 }
 
 fn unknown(shard: ShardId, id: RequestId) -> Vec<u8> {
@@ -241,6 +269,11 @@ impl Worker {
             }
             let gateway = &mut self.replica(shard).gateway;
             gateway.unsent = ticket + 1;
+            if gateway.was_overtaken(ticket) {
+                self.conclude_request(shard, ticket, overtaken());
+                continue;
+            }
+            let gateway = &mut self.replica(shard).gateway;
             let request = gateway.requests.get_mut(&ticket).expect("it was just seen");
             request.sent += 1;
             if request.blocks {

@@ -114,6 +114,10 @@ impl World {
             for node in 0..self.shape.nodes {
                 let Some(process) = &self.machines[node].process else { continue };
                 let table = &process.store.tables()[shard as usize];
+                if table.is_damaged() {
+                    // Nobody has read it since; the others have what it held.
+                    continue;
+                }
                 let here = (table.mark().applied, self.dump(shard, table));
                 match &first {
                     None => first = Some(here),
