@@ -47,6 +47,8 @@ const REQUESTS_MAX: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(crate) struct Gateway {
     requests: BTreeMap<u64, Request>,
+    /// How many of them are reads.
+    reads: usize,
     last_ticket: u64,
     /// The first ticket that has not gone out in this round.
     unsent: u64,
@@ -86,6 +88,8 @@ struct Request {
     id: Option<RequestId>,
     /// How often it went out.
     sent: u32,
+    /// It is a read that was not answered when a later write of its connection was.
+    overtaken: bool,
     /// When it is given up; none while it may wait for ever.
     deadline: Option<Millis>,
 }
@@ -117,16 +121,23 @@ impl Gateway {
         if request.writes || request.sent == 0 {
             return false;
         }
-        let same = |other: &Origin| match (request.origin, other) {
-            (Origin::Slot { conn, .. }, Origin::Slot { conn: other, .. }) => conn == *other,
-            (
-                Origin::Remote { worker, conn, .. },
-                Origin::Remote { worker: other_worker, conn: other, .. },
-            ) => (worker, conn) == (*other_worker, *other),
-            _ => false,
-        };
         let mut later = self.requests.range(ticket + 1..);
-        later.any(|(_, other)| other.writes && other.sent > 0 && same(&other.origin))
+        request.overtaken
+            || later.any(|(_, other)| {
+                other.writes && other.sent > 0 && is_same_client(request.origin, other.origin)
+            })
+    }
+
+    /// A write was answered: notes which reads of its connection, sent before it, were not.
+    fn overtake(&mut self, ticket: u64, origin: Origin) {
+        if self.reads == 0 {
+            return;
+        }
+        for (_, request) in self.requests.range_mut(..ticket) {
+            if !request.writes && request.sent > 0 && is_same_client(request.origin, origin) {
+                request.overtaken = true;
+            }
+        }
     }
 
     fn ticket(&mut self) -> u64 {
@@ -138,6 +149,17 @@ impl Gateway {
 /// `NOQUORUM`: the request was not executed.
 fn no_quorum(why: &str) -> Vec<u8> {
     error(&format!("NOQUORUM {why}; the command was not executed"))
+}
+
+fn is_same_client(a: Origin, b: Origin) -> bool {
+    match (a, b) {
+        (Origin::Slot { conn: a, .. }, Origin::Slot { conn: b, .. }) => a == b,
+        (
+            Origin::Remote { worker: a_worker, conn: a, .. },
+            Origin::Remote { worker: b_worker, conn: b, .. },
+        ) => (a_worker, a) == (b_worker, b),
+        _ => false,
+    }
 }
 
 fn overtaken() -> Vec<u8> {
@@ -201,8 +223,10 @@ impl Worker {
             blocks: flags & flag::BLOCKING != 0,
             id: None,
             sent: 0,
+            overtaken: false,
             deadline,
         };
+        gateway.reads += usize::from(!request.writes);
         gateway.requests.insert(ticket, request);
         self.pump_requests(shard);
         self.stir(shard);
@@ -364,6 +388,11 @@ impl Worker {
     fn remove_request(&mut self, shard: ShardId, ticket: u64) -> Option<Request> {
         let gateway = &mut self.replica(shard).gateway;
         let request = gateway.requests.remove(&ticket)?;
+        if request.writes {
+            gateway.overtake(ticket, request.origin);
+        } else {
+            gateway.reads -= 1;
+        }
         if let (Some(id), Some(session)) = (request.id, &mut gateway.session)
             && id.session == session.id
         {

@@ -70,6 +70,7 @@ impl World {
         let end = self.now + READ_MAX;
         while self.violation.is_none() && self.clients.final_view().is_none() {
             if self.now >= end {
+                for m in &self.machines { if let Some(p) = &m.process { for s in &p.slots { eprintln!("{:?} {}: {}", m.clock.read(self.now), m.id(), s.worker.debug()); } } }
                 return self.violate(format!(
                     "liveness: the last reads did not end within {} s though nothing is wrong",
                     READ_MAX / SECOND
