@@ -224,6 +224,34 @@ impl Worker {
         self.shards.iter().flatten().filter_map(|slot| view(slot)).collect()
     }
 
+    /// DEBUG
+    pub fn debug(&self) -> String {
+        let mut out = format!(
+            "next {:?} now {:?} stirred {:?} deadlines {:?} runnable {:?} inflight {:?}\n",
+            self.next_deadline(),
+            self.now,
+            self.peers.stirred,
+            self.peers.deadlines,
+            self.runnable,
+            self.in_flight
+        );
+        for slot in self.shards.iter().flatten() {
+            let r = slot.replica.as_ref().unwrap();
+            out += &format!(
+                "   shard {} claims {:?} log deadline {:?} accepts {} {:?}\n",
+                slot.id,
+                self.claims[slot.id as usize],
+                slot.log.next_deadline(),
+                slot.log.accepts(),
+                r
+            );
+        }
+        for job in self.jobs.values() {
+            out += &format!("   job {job:?}\n");
+        }
+        out
+    }
+
     /// True if every shard is replicated.
     #[inline]
     pub(crate) fn in_cluster(&self) -> bool {

@@ -87,7 +87,7 @@ impl Worker {
 
     /// Removes keys that have expired.
     fn expire(&mut self) {
-        if self.disk_full || self.throttled || self.pause.is_some() {
+        if self.disk_full || self.throttled || self.pause.is_some() || self.stopping {
             return;
         }
         for shard in 0..self.shards.len() as ShardId {
@@ -306,7 +306,7 @@ impl Worker {
     fn is_contained(&self, shard: ShardId) -> bool {
         match (&self.shards[shard as usize], self.db.get(shard)) {
             (Some(slot), Some(keyspace)) => {
-                if let Some(replica) = &slot.replica {
+                if let Some(replica) = slot.replica.as_ref().filter(|_| self.stopping) {
                     return keyspace.durable().applied >= replica.stop_at;
                 }
                 !slot.touched

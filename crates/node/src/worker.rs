@@ -12,6 +12,7 @@ use crate::job::{Job, JobId, Origin, State};
 use crate::message::{Message, Requested, Travelling, home};
 use crate::output::{Output, Owner};
 use crate::pubsub::PubSub;
+use crate::replica::routing::TOKENS;
 use crate::replica::{Peers, Replica};
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
@@ -826,7 +827,8 @@ impl Worker {
     pub(crate) fn on_reply(&mut self, id: ConnId, slot: u64, bytes: Vec<u8>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let conn = &mut client.conn;
-        let bytes = if conn.watching.is_empty() { bytes } else { Self::take_tokens(conn, bytes) };
+        let for_us = bytes.first() == Some(&TOKENS);
+        let bytes = if for_us { Self::take_tokens(conn, &bytes) } else { bytes };
         conn.output.fill(slot, bytes);
         conn.update_paused();
         if conn.parked == Some(Parked::Slot(slot)) {

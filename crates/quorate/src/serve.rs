@@ -290,6 +290,7 @@ impl Node {
             journal: journal_sender,
             fatal: Fatal,
             waiting: VecDeque::new(),
+            retried: Instant::now(),
             undurable: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),

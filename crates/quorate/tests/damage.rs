@@ -11,7 +11,7 @@ use common::{Node, free_address};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 const KEYS: u64 = 50;

@@ -1,7 +1,7 @@
 //! The clients' side: connections to random nodes, and one pipeline under way on each.
 
 use crate::chance::between;
-use crate::load::Load;
+use crate::load::{FinalView, Finale, Load};
 use crate::queue::{MILLISECOND, Micros, SECOND};
 use crate::shape::Shape;
 use quorate_base::Prng;
@@ -62,7 +62,9 @@ pub(crate) enum Wish {
 /// See the module.
 pub(crate) struct Clients {
     pub(crate) load: Box<dyn Load>,
+    /// The load's clients, and one more for the last reads.
     all: Vec<Client>,
+    finale: Option<Finale>,
     prng: Prng,
     last_conn: ConnId,
     last_look: u64,
@@ -90,7 +92,8 @@ impl Clients {
             last_us: [0; 2],
         };
         Self {
-            all: (0..load.clients()).map(|_| client(&mut prng)).collect(),
+            all: (0..=load.clients()).map(|_| client(&mut prng)).collect(),
+            finale: None,
             load,
             prng,
             last_conn: 0,
@@ -104,8 +107,26 @@ impl Clients {
         }
     }
 
+    /// How many clients the load plays.
     pub(crate) fn len(&self) -> usize {
-        self.all.len()
+        self.all.len() - 1
+    }
+
+    /// The load's clients are done: one more begins to read what it needs in the end. Returns its
+    /// number.
+    pub(crate) fn begin_finale(&mut self, now: Micros) -> usize {
+        self.finale = Some(Finale::new(&*self.load, now));
+        self.len()
+    }
+
+    /// What was read in the end, once all is.
+    pub(crate) fn final_view(&self) -> Option<&FinalView> {
+        self.finale.as_ref().filter(|finale| finale.is_done()).map(Finale::view)
+    }
+
+    /// True if this client begins nothing new.
+    fn is_stopping(&self, client: usize) -> bool {
+        self.stopping && client < self.len()
     }
 
     /// Who still waits for a reply, and since when.
@@ -120,13 +141,19 @@ impl Clients {
     }
 
     /// The client looks at what it could do.
-    pub(crate) fn look(&mut self, client: usize, now: Micros, look: u64, nodes: usize) -> Vec<Wish> {
+    pub(crate) fn look(
+        &mut self,
+        client: usize,
+        now: Micros,
+        look: u64,
+        nodes: usize,
+    ) -> Vec<Wish> {
         let mut wishes = Vec::new();
         if look != 0 && self.all[client].look != look {
             return wishes;
         }
         match self.all[client].state {
-            State::Away if self.stopping => {}
+            State::Away if self.is_stopping(client) => {}
             State::Away => {
                 let node = self.prng.below(nodes as u64) as usize;
                 self.last_conn += 1;
@@ -147,7 +174,7 @@ impl Clients {
             State::Connecting => wishes.extend(self.give_up(client, now)),
             State::Open if self.all[client].open_requests > 0 => {
                 let until = self.all[client].sent_at + self.all[client].patience_us;
-                if now >= until && !self.stopping {
+                if now >= until && !self.is_stopping(client) {
                     wishes.extend(self.give_up(client, now));
                 } else {
                     wishes.push(self.look_at(client, until.max(now + SECOND)));
@@ -159,10 +186,14 @@ impl Clients {
     }
 
     fn go_on(&mut self, client: usize, now: Micros, wishes: &mut Vec<Wish>) {
-        if self.stopping {
+        if self.is_stopping(client) {
             return;
         }
-        let Some(bytes) = self.load.next(client, now, &mut self.prng) else {
+        let bytes = match &mut self.finale {
+            Some(finale) if client + 1 == self.all.len() => finale.next_request(),
+            _ => self.load.next(client, now, &mut self.prng),
+        };
+        let Some(bytes) = bytes else {
             let at = now + between(&mut self.prng, MILLISECOND, 10 * MILLISECOND);
             return wishes.push(self.look_at(client, at));
         };
@@ -187,7 +218,10 @@ impl Clients {
         self.all[client].state = State::Away;
         self.all[client].open_requests = 0;
         if was_open {
-            self.load.disconnected(client, now);
+            match &mut self.finale {
+                Some(finale) if client + 1 == self.all.len() => finale.disconnected(),
+                _ => self.load.disconnected(client, now),
+            }
         }
         let at = now + self.prng.below(RECONNECT) + 1;
         vec![self.look_at(client, at)]
@@ -217,7 +251,13 @@ impl Clients {
                 self.errors += errors;
                 let state = &mut self.all[client];
                 state.open_requests = state.open_requests.saturating_sub(replies);
-                self.load.reply(client, now, &bytes);
+                match &mut self.finale {
+                    Some(finale) if client + 1 == self.all.len() => {
+                        // What is no reply shows in that the last reads never end.
+                        let _ = finale.reply(now, &bytes);
+                    }
+                    _ => self.load.reply(client, now, &bytes),
+                }
                 if self.all[client].open_requests > 0 {
                     return Vec::new();
                 }

@@ -252,8 +252,7 @@ impl fmt::Display for Planned {
         let ms = |us: Micros| us as f64 / 1_000.0;
         write!(f, "{:>10.3} s  {}", self.at as f64 / SECOND as f64, self.fault.name())?;
         let pairs = |f: &mut fmt::Formatter<'_>, pairs: &[(usize, usize)]| {
-            let shown: Vec<_> =
-                pairs.iter().map(|(a, b)| format!("{}→{}", a + 1, b + 1)).collect();
+            let shown: Vec<_> = pairs.iter().map(|(a, b)| format!("{}→{}", a + 1, b + 1)).collect();
             write!(f, " {}", shown.join(" "))
         };
         match &self.fault {

@@ -174,7 +174,9 @@ impl JournalProcess {
         said: &mut Vec<Said>,
     ) -> Result<(), JournalError> {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
-            Doing::Append { gathered, until } if until <= now => self.finish(now, gathered, said)?,
+            Doing::Append { gathered, until } if until <= now => {
+                self.finish(now, gathered, said)?
+            }
             Doing::Room { gathered, until } => self.retry(now, gathered, until, pace, said)?,
             doing => self.doing = doing,
         }

@@ -20,8 +20,8 @@
 //! seeds side by side.
 
 mod agree;
-pub mod basic;
 mod chance;
+pub mod check;
 mod client;
 mod clock;
 pub mod fault;

@@ -12,6 +12,7 @@ use quorate_base::{Prng, ShardId};
 use quorate_data::Keyspace;
 use quorate_data::table::{Mark, Table};
 use quorate_log::raft::{RaftLog, Restored};
+use quorate_log::{Body, Log, Outputs};
 use quorate_node::{ConnId, Durability, Message, ShardStart, Worker, WorkerId, home};
 use quorate_storage::journal::memory::Fate;
 use quorate_storage::journal::{Journal, JournalError, MemoryDisk, Options, Recovered};
@@ -94,9 +95,6 @@ pub(crate) struct DiskFault {
     pub(crate) slow_factor: u64,
     pub(crate) slow_until: Micros,
 }
-
-/// Whether a shard can start without what it once acknowledged.
-pub(crate) const LOST_CAN_START: bool = false;
 
 /// See the module.
 pub(crate) struct Machine {
@@ -202,7 +200,7 @@ impl Machine {
     ) -> Result<(), String> {
         assert!(self.process.is_none(), "node {} runs already", self.id());
         self.clock.restart(now);
-        let (journal, mut recovered, rotten) = self.open_journal(shape, found)?;
+        let (mut journal, mut recovered, rotten) = self.open_journal(shape, found)?;
         let config = Arc::new(shape.config(self.id()));
         let mut starts: Vec<Vec<ShardStart>> = (0..shape.workers).map(|_| Vec::new()).collect();
         let mut tables = Vec::new();
@@ -213,6 +211,9 @@ impl Machine {
             if content.is_damaged() {
                 found.push(format!("the table of shard {shard} is damaged and was dropped"));
                 content = Content::default();
+            }
+            if lost {
+                self.note_loss(shard, &mut journal, &mut recovered, shape)?;
             }
             let table = SimTable::open(content);
             durable.insert(shard, table.mark().applied);
@@ -250,6 +251,43 @@ impl Machine {
         Ok(())
     }
 
+    /// The journal learns that a replica is lost, before anything of it goes.
+    fn note_loss(
+        &mut self,
+        shard: ShardId,
+        journal: &mut Journal<MemoryDisk>,
+        recovered: &mut Recovered,
+        shape: &Shape,
+    ) -> Result<(), String> {
+        let from_journal = recovered.shards.entry(shard).or_default();
+        let restored = Restored {
+            state: (!from_journal.state.is_empty()).then(|| from_journal.state.clone()),
+            entries: from_journal.entries.clone(),
+            lost: true,
+            ..Restored::default()
+        };
+        let mut outputs = Outputs::default();
+        self.open_log(shard, restored, shape)?.take(&mut outputs);
+        for record in &outputs.persist {
+            if let Body::State(state) = &record.body {
+                from_journal.state.clone_from(state);
+            }
+        }
+        journal
+            .append(&outputs.persist, true)
+            .map_err(|error| format!("the loss of shard {shard} cannot be noted: {error}"))
+    }
+
+    fn open_log(
+        &mut self,
+        shard: ShardId,
+        restored: Restored,
+        shape: &Shape,
+    ) -> Result<RaftLog, String> {
+        RaftLog::new(shard, self.id(), &shape.ids(), restored, self.prng.next_u64())
+            .map_err(|error| format!("shard {shard} cannot be recovered: {error}"))
+    }
+
     fn open_shard(
         &mut self,
         shard: ShardId,
@@ -258,9 +296,6 @@ impl Machine {
         shape: &Shape,
         lost: bool,
     ) -> Result<ShardStart, String> {
-        if lost && !LOST_CAN_START {
-            return Err(format!("shard {shard} is lost, and cannot start that way yet"));
-        }
         let mark = table.mark();
         let from_journal = recovered.shards.remove(&shard).unwrap_or_default();
         let restored = Restored {
@@ -268,9 +303,9 @@ impl Machine {
             entries: from_journal.entries,
             applied: mark.applied,
             applied_term: mark.term,
+            lost,
         };
-        let log = RaftLog::new(shard, self.id(), &shape.ids(), restored, self.prng.next_u64())
-            .map_err(|error| format!("shard {shard} cannot be recovered: {error}"))?;
+        let log = self.open_log(shard, restored, shape)?;
         let keyspace = Keyspace::new(shard, shape.place_seed(), Box::new(table.clone()));
         let durability = if shape.relaxed { Durability::Relaxed } else { Durability::Sync };
         Ok(ShardStart { keyspace: Box::new(keyspace), log: Box::new(log), durability })
@@ -362,12 +397,8 @@ pub(crate) struct Pace<'a> {
 impl Machine {
     /// The process and how long its disks take.
     pub(crate) fn process_and_pace(&mut self, now: Micros) -> Option<(&mut Process, Pace<'_>)> {
-        let pace = Pace {
-            now,
-            prng: &mut self.prng,
-            fault: self.disk_fault,
-            sync_us: self.sync_us,
-        };
+        let pace =
+            Pace { now, prng: &mut self.prng, fault: self.disk_fault, sync_us: self.sync_us };
         Some((self.process.as_mut()?, pace))
     }
 }

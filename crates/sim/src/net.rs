@@ -92,7 +92,8 @@ impl Net {
     /// The network of a cluster.
     pub(crate) fn new(shape: &Shape, mut prng: Prng) -> Self {
         let nodes = shape.nodes;
-        let pairs = (0..nodes * nodes).map(|i| (shape.regions[i / nodes], shape.regions[i % nodes]));
+        let pairs =
+            (0..nodes * nodes).map(|i| (shape.regions[i / nodes], shape.regions[i % nodes]));
         Self {
             nodes,
             latency_us: pairs.map(|(a, b)| shape.latency_us[a][b]).collect(),

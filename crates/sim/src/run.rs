@@ -1,9 +1,8 @@
 //! One seed from beginning to end.
 
-use crate::basic::Counters;
-use crate::chance::MILLION;
+use crate::chance::{MILLION, between, magnitude, one, part};
 use crate::fault::{Kind, Planned, schedule};
-use crate::load::Load;
+use crate::load::{self, Load, Tally};
 use crate::queue::{Micros, SECOND};
 use crate::shape::Shape;
 use crate::trace::{Story, Trace};
@@ -11,9 +10,6 @@ use crate::world::World;
 use quorate_node::WorkerId;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// Makes the workload of a run: its seed, and how many clients.
-pub type MakeLoad = fn(u64, usize) -> Box<dyn Load>;
 
 /// What to run. What is `None`, each seed decides.
 #[derive(Clone, Debug)]
@@ -32,8 +28,8 @@ pub struct Options {
     pub kinds: Vec<Kind>,
     /// Each seed takes all of them.
     pub all_kinds: bool,
-    /// The workload.
-    pub load: MakeLoad,
+    /// The workload, one of [`crate::load::NAMES`].
+    pub load: Option<&'static str>,
     /// How often a failing run is repeated with fewer faults.
     pub shrink_max: usize,
 }
@@ -48,7 +44,7 @@ impl Default for Options {
             faults_us: 20 * SECOND,
             kinds: Kind::ALL.to_vec(),
             all_kinds: false,
-            load: |_, clients| Box::new(Counters::new(clients)),
+            load: None,
             shrink_max: 60,
         }
     }
@@ -77,6 +73,8 @@ pub struct Stats {
     pub faults: BTreeMap<&'static str, u64>,
     /// Rare paths by name, and how often each was reached.
     pub marks: BTreeMap<&'static str, u64>,
+    /// How the workload's operations ended.
+    pub tally: Tally,
 }
 
 impl Stats {
@@ -95,6 +93,12 @@ impl Stats {
                 *mine.entry(name).or_default() += count;
             }
         }
+        self.tally.acknowledged += other.tally.acknowledged;
+        self.tally.refused += other.tally.refused;
+        self.tally.unknown += other.tally.unknown;
+        self.tally.outcomes += other.tally.outcomes;
+        self.tally.keys += other.tally.keys;
+        self.tally.undecided += other.tally.undecided;
     }
 }
 
@@ -152,15 +156,9 @@ struct Run {
     story: Option<Story>,
 }
 
-fn run_once(
-    seed: u64,
-    shape: &Shape,
-    faults: Vec<Planned>,
-    options: &Options,
-    story: bool,
-) -> Run {
+fn run_once(seed: u64, shape: &Shape, faults: Vec<Planned>, options: &Options, story: bool) -> Run {
     let trace = if story { Trace::with_story() } else { Trace::default() };
-    let load = (options.load)(seed, shape.clients);
+    let load = make_load(seed, shape, options);
     let mut world = World::new(seed, shape.clone(), faults, load, trace);
     // An assertion of the node is a broken promise like any other. The world is not used
     // afterwards but for what it has counted.
@@ -183,10 +181,30 @@ fn run_once(
             packets_damaged: world.net.damaged,
             faults: std::mem::take(&mut world.happened),
             marks: std::mem::take(&mut world.marks),
+            tally: world.tally,
         },
         violation: world.violation.take(),
         story: world.trace.take_story(),
     }
+}
+
+/// The workload of a seed.
+fn make_load(seed: u64, shape: &Shape, options: &Options) -> Box<dyn Load> {
+    let mut prng = part(seed, 5);
+    // How wrong a clock may be is unbounded when it jumps: expiry can then be at any time.
+    let fits = |name: &&str| *name != "expiry" || !shape.kinds.contains(&Kind::Clock);
+    let names: Vec<&str> = load::NAMES.into_iter().filter(fits).collect();
+    let drawn = one(&mut prng, &names);
+    let name = options.load.unwrap_or(drawn);
+    let load_options = load::Options {
+        clients: shape.clients,
+        keys: between(&mut prng, 1, 6) as usize,
+        operations_per_key: magnitude(&mut prng, 50, 1_000),
+        pipeline_max: one(&mut prng, &[1, 2, 4, 8]),
+        tolerance_us: 3 * SECOND,
+        ..load::Options::default()
+    };
+    load::by_name(name, load_options).expect("the names are those of the loads")
 }
 
 fn explain(
@@ -229,8 +247,7 @@ fn shrink(
             }
             tries += 1;
             let end = (at + piece).min(faults.len());
-            let without: Vec<Planned> =
-                [&faults[..at], &faults[end..]].concat();
+            let without: Vec<Planned> = [&faults[..at], &faults[end..]].concat();
             if fails(&without) {
                 faults = without;
             } else {
@@ -256,7 +273,8 @@ mod tests {
     fn shrinking_leaves_what_is_needed() {
         let fault = |at| Planned { at, fault: Fault::Kill { node: 0, down_us: 1 } };
         let all: Vec<_> = (0..40).map(fault).collect();
-        let needed = |faults: &[Planned]| [7, 31].iter().all(|at| faults.iter().any(|f| f.at == *at));
+        let needed =
+            |faults: &[Planned]| [7, 31].iter().all(|at| faults.iter().any(|f| f.at == *at));
         let left = shrink(all, 200, needed);
         assert_eq!(left, [fault(7), fault(31)]);
     }

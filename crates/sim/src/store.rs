@@ -46,11 +46,17 @@ pub(crate) trait Pace {
 enum Doing {
     Nothing,
     /// Writing a flush.
-    Write { flush: Flush, until: Micros },
+    Write {
+        flush: Flush,
+        until: Micros,
+    },
     /// Waiting for the journal, to persist a shard after it.
     Sync(ShardId),
     /// Persisting a shard.
-    Persist { shard: ShardId, until: Micros },
+    Persist {
+        shard: ShardId,
+        until: Micros,
+    },
     Closed,
 }
 
@@ -79,6 +85,8 @@ pub(crate) struct StoreProcess {
     closing: bool,
     /// The last time there was something to do.
     busy_at: Micros,
+    /// When it last tried again what found no room.
+    retried_at: Micros,
 }
 
 impl StoreProcess {
@@ -98,6 +106,7 @@ impl StoreProcess {
             full: false,
             closing: false,
             busy_at: now,
+            retried_at: now,
         }
     }
 
@@ -120,8 +129,11 @@ impl StoreProcess {
             Doing::Nothing if !(self.requests.is_empty() && self.to_persist.is_empty()) => {
                 Some(now)
             }
-            Doing::Nothing => (!self.unpersisted.is_empty() || !self.no_room.is_empty())
-                .then_some(self.busy_at + IDLE),
+            Doing::Nothing => {
+                let idle = (!self.unpersisted.is_empty()).then_some(self.busy_at + IDLE);
+                let retry = (!self.short.is_empty()).then_some(self.retried_at + IDLE);
+                [idle, retry].into_iter().flatten().min()
+            }
         }
     }
 
@@ -141,6 +153,11 @@ impl StoreProcess {
             doing => self.doing = doing,
         }
         while matches!(self.doing, Doing::Nothing) {
+            if !self.short.is_empty() && now >= self.retried_at + IDLE {
+                self.retried_at = now;
+                self.requests.extend(self.no_room.drain(..).map(Request::Write));
+                self.to_persist.extend(&self.short);
+            }
             if let Some(shard) = self.to_persist.pop_front() {
                 self.busy_at = now;
                 self.persist(shard, said);
@@ -152,9 +169,6 @@ impl StoreProcess {
                 self.serve(now, request, pace, said);
             } else if self.next_at(now).is_some_and(|at| at <= now) {
                 self.busy_at = now;
-                if let Some(flush) = self.no_room.pop_front() {
-                    self.write(now, flush, pace, said);
-                }
                 self.to_persist.extend(self.unpersisted.keys());
             } else {
                 break;
@@ -162,13 +176,7 @@ impl StoreProcess {
         }
     }
 
-    fn serve(
-        &mut self,
-        now: Micros,
-        request: Request,
-        pace: &mut dyn Pace,
-        said: &mut Vec<Said>,
-    ) {
+    fn serve(&mut self, now: Micros, request: Request, pace: &mut dyn Pace, said: &mut Vec<Said>) {
         match request {
             Request::Write(flush) => self.write(now, flush, pace, said),
             Request::Hurry(shard) => {

@@ -173,10 +173,10 @@ impl Table for Content {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), TableError> {
-        for (key, value) in self.pairs.range::<[u8], _>((
-            std::ops::Bound::Included(from),
-            std::ops::Bound::Unbounded,
-        )) {
+        for (key, value) in self
+            .pairs
+            .range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded))
+        {
             if to.is_some_and(|to| key.as_slice() >= to) {
                 break;
             }

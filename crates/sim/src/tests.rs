@@ -44,12 +44,8 @@ fn seeds_differ() {
 
 #[test]
 fn a_cluster_without_faults_serves() {
-    let options = Options {
-        nodes: Some(3),
-        kinds: Vec::new(),
-        faults_us: 5 * SECOND,
-        ..Options::default()
-    };
+    let options =
+        Options { nodes: Some(3), kinds: Vec::new(), faults_us: 5 * SECOND, ..Options::default() };
     for seed in 0..4 {
         let outcome = twice(seed, &options);
         assert_sound(&outcome);
@@ -64,7 +60,11 @@ fn a_cluster_keeps_its_promises() {
     let mut stats = Stats::default();
     for seed in 100..120 {
         let outcome = twice(seed, &options);
-        eprintln!("{seed} {:?} {}", outcome.failure.as_ref().map(|f| &f.shrunk_what), outcome.stats.simulated_us);
+        eprintln!(
+            "{seed} {:?} {}",
+            outcome.failure.as_ref().map(|f| &f.shrunk_what),
+            outcome.stats.simulated_us
+        );
         //assert_sound(&outcome);
         stats.add(&outcome.stats);
     }

@@ -36,18 +36,58 @@ const START: Micros = 5 * MILLISECOND;
 /// What can happen. What is meant for a process names its life.
 #[derive(Debug)]
 pub(crate) enum What {
-    Turn { node: usize, life: u32, worker: WorkerId },
-    Tick { node: usize, life: u32, worker: WorkerId },
-    Mail { node: usize, life: u32, worker: WorkerId, input: Box<Input> },
-    Journal { node: usize, life: u32 },
-    Store { node: usize, life: u32 },
-    Start { node: usize },
-    Dial { node: usize, peer: usize },
+    Turn {
+        node: usize,
+        life: u32,
+        worker: WorkerId,
+    },
+    Tick {
+        node: usize,
+        life: u32,
+        worker: WorkerId,
+    },
+    Mail {
+        node: usize,
+        life: u32,
+        worker: WorkerId,
+        input: Box<Input>,
+    },
+    Journal {
+        node: usize,
+        life: u32,
+    },
+    Store {
+        node: usize,
+        life: u32,
+    },
+    Start {
+        node: usize,
+    },
+    Dial {
+        node: usize,
+        peer: usize,
+    },
     Packet(Packet),
-    LookAtLink { node: usize, peer: usize, session: u64 },
-    Look { client: usize, look: u64 },
-    ToNode { client: usize, node: usize, conn: ConnId, what: ToNode },
-    ToClient { client: usize, conn: ConnId, what: ToClient },
+    LookAtLink {
+        node: usize,
+        peer: usize,
+        session: u64,
+    },
+    Look {
+        client: usize,
+        look: u64,
+    },
+    ToNode {
+        client: usize,
+        node: usize,
+        conn: ConnId,
+        what: ToNode,
+    },
+    ToClient {
+        client: usize,
+        conn: ConnId,
+        what: ToClient,
+    },
     /// All replicas are looked at.
     Inspect,
     Fault(usize),
@@ -91,6 +131,7 @@ pub(crate) struct World {
     /// Faults that happened, by name.
     pub(crate) happened: BTreeMap<&'static str, u64>,
     pub(crate) marks: BTreeMap<&'static str, u64>,
+    pub(crate) tally: crate::load::Tally,
     /// No fault begins any more.
     pub(crate) healed: bool,
     /// Why the run ends here.
@@ -119,6 +160,7 @@ impl World {
             agreement: Agreement::new(&shape),
             faults,
             happened: BTreeMap::new(),
+            tally: crate::load::Tally::default(),
             marks: BTreeMap::new(),
             healed: false,
             violation: None,
@@ -406,8 +448,7 @@ impl World {
                     return self.queue.push(at, What::ToClient { client, conn, what });
                 };
                 let said = crate::trace::shorten;
-                let told =
-                    || Told::Client { client, node, reply: false, said: said(&bytes) };
+                let told = || Told::Client { client, node, reply: false, said: said(&bytes) };
                 self.trace.tell(now, told);
                 (*worker, Input::Received(conn, bytes))
             }

@@ -6,6 +6,9 @@
 //! not answered goes out again, in the same order, as a new *round*. A leader that refused one
 //! request of a round refuses what follows of it, so a client's pipeline executes in order.
 //!
+//! A read whose answer was lost is not executed again once a later write of its connection may have
+//! been executed: it would see what came after it, and is answered `TRYAGAIN` instead.
+//!
 //! A write carries a name (`quorate_data::requests`), so that it executes once however often it
 //! goes out. Names are of a session, which is opened by an entry of the shard's log when the first
 //! write comes. When time is over, whoever has never been sent is answered `NOQUORUM`: it was not
@@ -44,6 +47,8 @@ const REQUESTS_MAX: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(crate) struct Gateway {
     requests: BTreeMap<u64, Request>,
+    /// How many of them are reads.
+    reads: usize,
     last_ticket: u64,
     /// The first ticket that has not gone out in this round.
     unsent: u64,
@@ -83,6 +88,8 @@ struct Request {
     id: Option<RequestId>,
     /// How often it went out.
     sent: u32,
+    /// It is a read that was not answered when a later write of its connection was.
+    overtaken: bool,
     /// When it is given up; none while it may wait for ever.
     deadline: Option<Millis>,
 }
@@ -108,6 +115,31 @@ impl Gateway {
         }
     }
 
+    /// Whether this is a read that went out before, and so did a later write of its connection.
+    fn was_overtaken(&self, ticket: u64) -> bool {
+        let request = &self.requests[&ticket];
+        if request.writes || request.sent == 0 {
+            return false;
+        }
+        let mut later = self.requests.range(ticket + 1..);
+        request.overtaken
+            || later.any(|(_, other)| {
+                other.writes && other.sent > 0 && is_same_client(request.origin, other.origin)
+            })
+    }
+
+    /// A write was answered: notes which reads of its connection, sent before it, were not.
+    fn overtake(&mut self, ticket: u64, origin: Origin) {
+        if self.reads == 0 {
+            return;
+        }
+        for (_, request) in self.requests.range_mut(..ticket) {
+            if !request.writes && request.sent > 0 && is_same_client(request.origin, origin) {
+                request.overtaken = true;
+            }
+        }
+    }
+
     fn ticket(&mut self) -> u64 {
         self.last_ticket += 1;
         self.last_ticket
@@ -117,6 +149,24 @@ impl Gateway {
 /// `NOQUORUM`: the request was not executed.
 fn no_quorum(why: &str) -> Vec<u8> {
     error(&format!("NOQUORUM {why}; the command was not executed"))
+}
+
+fn is_same_client(a: Origin, b: Origin) -> bool {
+    match (a, b) {
+        (Origin::Slot { conn: a, .. }, Origin::Slot { conn: b, .. }) => a == b,
+        (
+            Origin::Remote { worker: a_worker, conn: a, .. },
+            Origin::Remote { worker: b_worker, conn: b, .. },
+        ) => (a_worker, a) == (b_worker, b),
+        _ => false,
+    }
+}
+
+fn overtaken() -> Vec<u8> {
+    error(
+        "TRYAGAIN the answer of this read was lost, and a later command of its pipeline may have \
+         been executed since",
+    )
 }
 
 fn unknown(shard: ShardId, id: RequestId) -> Vec<u8> {
@@ -173,8 +223,10 @@ impl Worker {
             blocks: flags & flag::BLOCKING != 0,
             id: None,
             sent: 0,
+            overtaken: false,
             deadline,
         };
+        gateway.reads += usize::from(!request.writes);
         gateway.requests.insert(ticket, request);
         self.pump_requests(shard);
         self.stir(shard);
@@ -241,6 +293,11 @@ impl Worker {
             }
             let gateway = &mut self.replica(shard).gateway;
             gateway.unsent = ticket + 1;
+            if gateway.was_overtaken(ticket) {
+                self.conclude_request(shard, ticket, overtaken());
+                continue;
+            }
+            let gateway = &mut self.replica(shard).gateway;
             let request = gateway.requests.get_mut(&ticket).expect("it was just seen");
             request.sent += 1;
             if request.blocks {
@@ -331,6 +388,11 @@ impl Worker {
     fn remove_request(&mut self, shard: ShardId, ticket: u64) -> Option<Request> {
         let gateway = &mut self.replica(shard).gateway;
         let request = gateway.requests.remove(&ticket)?;
+        if request.writes {
+            gateway.overtake(ticket, request.origin);
+        } else {
+            gateway.reads -= 1;
+        }
         if let (Some(id), Some(session)) = (request.id, &mut gateway.session)
             && id.session == session.id
         {

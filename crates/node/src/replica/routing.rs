@@ -90,13 +90,9 @@ impl Worker {
     }
 
     /// The answer to [`Worker::watch_replicated`]: notes the tokens; what the client gets instead.
-    pub(crate) fn take_tokens(conn: &mut Conn, answer: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn take_tokens(conn: &mut Conn, answer: &[u8]) -> Vec<u8> {
         let keys = std::mem::take(&mut conn.watching);
-        let mut reader = Reader::new(&answer);
-        if answer.first() != Some(&TOKENS) {
-            return answer;
-        }
-        let _ = reader.u8();
+        let mut reader = Reader::new(&answer[1..]);
         for key in keys {
             let (Some(live), Some(token)) = (reader.u8(), reader.varint()) else {
                 return gateway::error("ERR the answer of another node makes no sense");

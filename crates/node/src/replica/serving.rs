@@ -342,9 +342,12 @@ impl Worker {
     /// Notes what was executed, and holds its answer as long as it must.
     fn finish(&mut self, asked: Asked, done: Done) {
         let shard = asked.shard;
-        let Done { reply, changed, observed } = done;
-        if changed && let Some((id, floor)) = asked.name {
+        let Done { reply, mut changed, observed } = done;
+        if let Some((id, floor)) = asked.name {
+            // One that changed nothing is recorded as well: executed again, behind later commands
+            // of its connection, it might.
             self.db.shard(shard).request_executed(id, floor, &reply);
+            changed = true;
         }
         let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
         if !changed {

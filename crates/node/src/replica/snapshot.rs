@@ -79,7 +79,9 @@ pub(crate) struct Installing {
 impl Worker {
     /// Begins to send the shard's state to `peer`, unless that is under way.
     pub(crate) fn begin_sending(&mut self, shard: ShardId, peer: NodeId) {
-        if !self.leads(shard) {
+        // A new leader may depend on the follower to agree on anything.
+        let leads = self.shards[shard as usize].as_ref().is_some_and(|s| s.log.is_leader());
+        if !leads || !self.is_serving(shard) {
             return;
         }
         let now = self.now.mono;

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A shard is persisted when so many of its bytes are in memory only.
 const PERSIST_BYTES: u64 = 8 << 20;
@@ -55,6 +55,8 @@ pub(crate) struct StoreThread {
     /// Flushes for which the disk had no room. A shard has one flush at a time, so that there are
     /// few; the journal has what they hold, and a node that stops leaves them.
     pub(crate) waiting: VecDeque<Flush>,
+    /// When it last tried again what found no room.
+    pub(crate) retried: Instant,
     /// Shards whose last flush is reported once it is durable.
     pub(crate) undurable: VecDeque<(ShardId, Mark)>,
     /// Shards that the journal waits for.
@@ -136,9 +138,8 @@ impl StoreThread {
 
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
-            let idle = self.unpersisted.is_empty()
-                && self.waiting.is_empty()
-                && self.undurable.is_empty();
+            let idle =
+                self.unpersisted.is_empty() && self.waiting.is_empty() && self.undurable.is_empty();
             let wait = if idle { Duration::MAX } else { IDLE };
             match self.requests.recv_timeout(wait) {
                 Ok(Request::Write(flush)) => self.write(flush)?,
@@ -162,10 +163,6 @@ impl StoreThread {
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some(flush) = self.waiting.pop_front() {
-                        self.write(flush)?;
-                    }
-                    self.make_durable()?;
                     let shards: Vec<ShardId> = self.unpersisted.keys().copied().collect();
                     for shard in shards {
                         if self.persist(shard)? {
@@ -175,7 +172,29 @@ impl StoreThread {
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
+            if self.retried.elapsed() >= IDLE {
+                self.retry()?;
+            }
         }
+    }
+
+    /// Tries again what found no room, however busy the thread is: other nodes' writes come even
+    /// when this one's disk is full.
+    fn retry(&mut self) -> Result<(), StoreError> {
+        self.retried = Instant::now();
+        for _ in 0..self.waiting.len() {
+            let flush = self.waiting.pop_front().expect("there are as many");
+            self.write(flush)?;
+        }
+        self.make_durable()?;
+        for shard in self.short.clone() {
+            if self.store.unpersisted_bytes(shard) > 0 {
+                self.persist(shard)?;
+            } else {
+                self.note_room(shard, self.waiting.iter().all(|flush| flush.shard != shard));
+            }
+        }
+        Ok(())
     }
 
     fn write(&mut self, flush: Flush) -> Result<(), StoreError> {
@@ -289,6 +308,7 @@ mod tests {
             journal,
             fatal: Fatal,
             waiting: VecDeque::new(),
+            retried: Instant::now(),
             undurable: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),

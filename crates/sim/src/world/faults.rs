@@ -2,7 +2,7 @@
 
 use super::{What, World};
 use crate::fault::{Fault, Noise};
-use crate::machine::{End, LOST_CAN_START};
+use crate::machine::End;
 use crate::queue::{MILLISECOND, Micros, SECOND};
 use crate::trace::Told;
 
@@ -14,10 +14,21 @@ pub(crate) const LAST_MAX: Micros = 8 * SECOND;
 pub(crate) enum Ending {
     Cut(Vec<(usize, usize)>),
     /// A flapping cut is on; how often it still goes off and on, each for so long.
-    Flap { pairs: Vec<(usize, usize)>, period_us: Micros, times: u32, on: bool },
+    Flap {
+        pairs: Vec<(usize, usize)>,
+        period_us: Micros,
+        times: u32,
+        on: bool,
+    },
     Noise(Noise),
-    SlowLink { a: usize, b: usize, extra_us: i64 },
-    DiskFull { node: usize },
+    SlowLink {
+        a: usize,
+        b: usize,
+        extra_us: i64,
+    },
+    DiskFull {
+        node: usize,
+    },
 }
 
 impl World {
@@ -28,7 +39,8 @@ impl World {
         }
         let now = self.now;
         self.trace.add([now, nth as u64, 22]);
-        self.trace.tell(now, || Told::Fault { node: node_of(&planned.fault), what: planned.to_string() });
+        self.trace
+            .tell(now, || Told::Fault { node: node_of(&planned.fault), what: planned.to_string() });
         *self.happened.entry(planned.fault.name()).or_default() += 1;
         self.inflict(planned.fault);
     }
@@ -46,12 +58,8 @@ impl World {
             | Fault::SlowLoop { node, .. }
             | Fault::SyncError { node, .. } => runs(*node),
             Fault::PowerLoss { nodes, .. } => nodes.iter().any(|node| runs(*node)),
-            Fault::RotJournal { node, .. } => {
-                LOST_CAN_START && runs(*node) && may_damage(*node)
-            }
-            Fault::RotStore { node, down_us, .. } => {
-                (LOST_CAN_START || *down_us == 0) && runs(*node) && may_damage(*node)
-            }
+            Fault::RotJournal { node, .. } => runs(*node) && may_damage(*node),
+            Fault::RotStore { node, .. } => runs(*node) && may_damage(*node),
             _ => true,
         }
     }

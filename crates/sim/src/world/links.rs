@@ -28,7 +28,9 @@ impl World {
 
     /// Plans an attempt to connect, if it is this node that dials and it is not connected.
     pub(crate) fn plan_dial(&mut self, node: usize, peer: usize, after: Micros) {
-        if node < peer && self.machines[node].process.is_some() && self.net.begins_dialing(node, peer)
+        if node < peer
+            && self.machines[node].process.is_some()
+            && self.net.begins_dialing(node, peer)
         {
             let wait = after + self.net.backoff(node, peer);
             self.queue.push(self.now + wait, What::Dial { node, peer });

@@ -185,12 +185,7 @@ impl World {
     }
 }
 
-fn step(
-    worker: &mut quorate_node::Worker,
-    time: Time,
-    input: Input,
-    effects: &mut Vec<Effect>,
-) {
+fn step(worker: &mut quorate_node::Worker, time: Time, input: Input, effects: &mut Vec<Effect>) {
     let event = match input {
         Input::Connected(conn, client) => {
             let peer = format!("10.0.0.{}:{}", client % 256, 10_000 + conn % 50_000);
