@@ -15,6 +15,8 @@ pub struct CollMut<'a> {
     coll: Box<Coll>,
     state: State,
     existed: bool,
+    /// WATCH does not see what changes.
+    quiet: bool,
     bytes_before: usize,
 }
 
@@ -49,7 +51,8 @@ impl<'a> CollMut<'a> {
             coll = Some(found);
         }
         let coll = coll.unwrap_or_else(|| new_coll(key, kind));
-        Self { keyspace, place, coll, state: State::Untouched, existed, bytes_before }
+        let state = State::Untouched;
+        Self { keyspace, place, coll, state, existed, quiet: false, bytes_before }
     }
 
     /// Sets an element; returns its previous value.
@@ -97,6 +100,12 @@ impl<'a> CollMut<'a> {
         }
     }
 
+    /// From now on WATCH does not see what changes, unless the key is created. Whoever waits for
+    /// the key does.
+    pub fn be_quiet(&mut self) {
+        self.quiet = self.existed;
+    }
+
     /// Counts as a change even if nothing else does, so that an empty stream can be created.
     pub fn touch(&mut self) {
         self.begin();
@@ -108,7 +117,10 @@ impl<'a> CollMut<'a> {
         }
         self.state = State::Changed;
         self.keyspace.recorder.open(&self.coll.key, self.coll.kind, !self.existed);
-        let version = self.keyspace.bump(&self.coll.key);
+        let version = match self.quiet {
+            true => self.keyspace.bump_quietly(&self.coll.key),
+            false => self.keyspace.bump(&self.coll.key),
+        };
         self.coll.version = version;
         if !self.existed {
             self.coll.generation = version;

@@ -19,6 +19,8 @@ pub const WARM_MAX: usize = 64;
 pub struct Db {
     map: SpaceMap,
     shards: Vec<Option<Box<Keyspace>>>,
+    /// The only shard that commands over the whole keyspace see, where they execute shard by shard.
+    only: Option<ShardId>,
     /// What the cursors of walks over collections mean.
     pub(crate) cursors: Cursors,
     /// The key that was routed last, and where it lives: executing asks for it again.
@@ -48,7 +50,7 @@ impl Db {
     pub fn new(map: SpaceMap) -> Self {
         let shards = (0..map.shards()).map(|_| None).collect();
         let routed = (SmallVec::new(), map.place(b""));
-        Self { map, shards, cursors: Cursors::default(), routed }
+        Self { map, shards, only: None, cursors: Cursors::default(), routed }
     }
 
     /// The map from keys to shards.
@@ -81,6 +83,20 @@ impl Db {
             Some(keyspace) => keyspace,
             None => panic!("shard {shard} is needed and not here"),
         }
+    }
+
+    /// Has commands over the whole keyspace see only this shard, or all again.
+    pub fn restrict(&mut self, only: Option<ShardId>) {
+        self.only = only;
+    }
+
+    pub(crate) fn only(&self) -> Option<ShardId> {
+        self.only
+    }
+
+    /// The shards that a command over the whole keyspace sees.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = &Keyspace> {
+        self.iter().filter(|k| self.only.is_none_or(|only| only == k.shard()))
     }
 
     /// The shards that are here, in order of their ids.
@@ -296,8 +312,10 @@ impl Db {
         Ok(())
     }
 
-    /// Drops every key of the shards that are here.
+    /// Drops every key of the shards that it sees.
     pub fn clear(&mut self) {
-        self.iter_mut().for_each(Keyspace::clear);
+        let only = self.only;
+        let seen = self.iter_mut().filter(|k| only.is_none_or(|only| only == k.shard()));
+        seen.for_each(Keyspace::clear);
     }
 }

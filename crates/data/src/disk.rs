@@ -7,9 +7,11 @@
 //!                                              … or for a collection
 //!                                              │ encoding u8 │ generation u64 │ aux
 //! place u64 BE │ 1 │ generation u64 BE │ sub   val
+//! 0x80                                         the requests executed (`requests.rs`)
 //! ```
 //!
-//! Place hashes are below 2^63, so keys that start with 0xff are free for the table's own mark.
+//! Place hashes are below 2^63, so keys that start with 0x80 and more are free: 0xff is the table's
+//! own.
 
 use crate::entry::{Coll, Cycle, EXPIRES, Entry, Kind, RAW, STORED, TOMB};
 use crate::keys::{StoredKey, group};
@@ -21,6 +23,9 @@ use quorate_base::{Index, Millis, Term};
 
 pub(crate) const RECORD: u8 = 0;
 const ELEMENT: u8 = 1;
+
+/// Where the table keeps which requests were executed.
+pub const REQUESTS_KEY: &[u8] = &[0x80];
 
 /// A flush under way: what it still has to look at, and what it has written.
 ///
@@ -90,6 +95,9 @@ impl Keyspace {
         self.flushing = Some(Vec::new());
         let mark = Mark { applied, term, keys: self.keys };
         let clear = std::mem::take(&mut self.cleared);
+        if let Some(record) = self.requests.record(clear) {
+            ops.push(TableOp::Put(REQUESTS_KEY.to_vec(), record));
+        }
         self.cutting = Some(Cutting { places, next: 0, ops, tombs: Vec::new(), mark, clear });
     }
 
@@ -111,7 +119,13 @@ impl Keyspace {
         let Cutting { ops, tombs, mark, clear, .. } = self.cutting.take()?;
         // A clear may have come in between: then nothing of these is left.
         self.flushing = Some(tombs);
-        Some(Flush { shard: self.shard, mark, clear, ops })
+        Some(Flush { shard: self.shard, mark, clear, durable: false, ops })
+    }
+
+    /// Gives up a flush that was begun and not handed on. The shard must be dropped: what that flush
+    /// would have written does not count as changed any more.
+    pub fn drop_cut(&mut self) {
+        (self.cutting, self.flushing) = (None, None);
     }
 
     /// True while a begun flush is not complete.

@@ -16,7 +16,11 @@
 //! 8   CLOSE   doomed u8 │ encoding u8 │ aux
 //! 9 RENAME  from │ to
 //! 10 CLEAR
+//! 11 SESSION session u64                       a session of requests begins
+//! 12 DONE    session u64 │ number varint │ floor varint │ outcome
 //! ```
+//!
+//! The last two, and what an outcome looks like, are explained in `requests.rs`.
 //!
 //! Byte strings carry a varint length. *dead* is the generation of a replaced or deleted
 //! collection, whose elements must leave the table of each replica that has flushed any. Nothing
@@ -25,6 +29,7 @@
 use crate::entry::Kind;
 use crate::keyspace::{Keyspace, seconds, version};
 use crate::place::place_hash;
+use crate::requests::{Outcome, RequestId, put_outcome, read_outcome};
 use crate::table::TableError;
 use quorate_base::codec::{Reader, put_bytes, put_varint};
 use quorate_base::{Index, Millis};
@@ -41,6 +46,8 @@ const REMOVE: u8 = 7;
 const CLOSE: u8 = 8;
 const RENAME: u8 = 9;
 const CLEAR: u8 = 10;
+const SESSION: u8 = 11;
+const DONE: u8 = 12;
 
 const FLAG_RAW: u8 = 1;
 const FLAG_BECAUSE_EXPIRED: u8 = 1;
@@ -104,6 +111,10 @@ impl Recorder {
 
     pub(crate) fn now(&self) -> Millis {
         self.now
+    }
+
+    pub(crate) fn index(&self) -> Index {
+        self.index
     }
 
     pub(crate) fn batch(&self) -> &[u8] {
@@ -215,6 +226,19 @@ impl Recorder {
     pub(crate) fn clear(&mut self) {
         self.start(CLEAR);
     }
+
+    pub(crate) fn session(&mut self, session: u64) {
+        let Some(out) = self.start(SESSION) else { return };
+        out.extend_from_slice(&session.to_le_bytes());
+    }
+
+    pub(crate) fn done(&mut self, id: RequestId, floor: u64, outcome: &Outcome) {
+        let Some(out) = self.start(DONE) else { return };
+        out.extend_from_slice(&id.session.to_le_bytes());
+        put_varint(out, id.number);
+        put_varint(out, floor);
+        put_outcome(out, outcome);
+    }
 }
 
 impl Keyspace {
@@ -286,6 +310,17 @@ impl Keyspace {
             }
             CLEAR => {
                 self.place_clear();
+                Some(Ok(()))
+            }
+            SESSION => {
+                self.requests.open(reader.u64()?, self.recorder.now());
+                Some(Ok(()))
+            }
+            DONE => {
+                let id = RequestId { session: reader.u64()?, number: reader.varint()? };
+                let (floor, outcome) = (reader.varint()?, read_outcome(reader)?);
+                let (index, now) = (self.recorder.index(), self.recorder.now());
+                self.requests.done(id, floor, index, outcome, now);
                 Some(Ok(()))
             }
             _ => None,

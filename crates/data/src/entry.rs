@@ -161,7 +161,8 @@ impl Coll {
         self.kind
     }
 
-    fn bytes(&self) -> usize {
+    /// About how many bytes of memory the collection takes.
+    pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>() + self.key.len() + self.aux.capacity() + self.elements.bytes()
     }
 }

@@ -70,14 +70,18 @@ impl Interest {
         }
     }
 
-    pub(crate) fn all_changed(&mut self) {
-        for (key, interested) in &mut self.keys {
-            interested.changed += 1;
-            if interested.waiters > 0 {
-                self.ready.push(key.to_vec());
-            }
+    /// Wakes who waits for `key`, though watchers see no change.
+    pub(crate) fn wake(&mut self, key: &[u8]) {
+        if self.keys.get(key).is_some_and(|interested| interested.waiters > 0) {
+            self.ready.push(key.to_vec());
         }
-        self.ready.sort_unstable();
+    }
+
+    /// The keys that anybody waits for or watches, in order.
+    pub(crate) fn keys(&self) -> Vec<Vec<u8>> {
+        let mut keys: Vec<Vec<u8>> = self.keys.keys().map(|key| key.to_vec()).collect();
+        keys.sort_unstable();
+        keys
     }
 
     fn release(&mut self, key: &[u8], count: impl Fn(&mut Interested) -> &mut u32) {

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::keyspace::Keyspace;
 use crate::place::{HASH_BITS, SpaceShards};
 use crate::table::TableError;
-use quorate_base::{Millis, Prng};
+use quorate_base::{Millis, Prng, ShardId};
 
 /// Bits of a place that its group leaves out.
 const GROUP_BITS: u32 = 8;
@@ -126,7 +126,7 @@ impl Keyspace {
 impl Db {
     /// The number of keys, expired ones included until they are removed.
     pub fn keys(&self) -> u64 {
-        self.iter().inspect(|k| k.observe_all()).map(Keyspace::keys).sum()
+        self.seen().inspect(|k| k.observe_all()).map(Keyspace::keys).sum()
     }
 
     /// One step of SCAN: hands live keys from `cursor` on to `visit`, looking at about `count`
@@ -149,6 +149,9 @@ impl Db {
                 if left == 0 {
                     return Ok(cursor_at(from));
                 }
+                if self.only().is_some_and(|only| only != shard) {
+                    return Ok(cursor_at(from));
+                }
                 let keyspace = self.get(shard).expect("SCAN has every shard");
                 keyspace.observe_all();
                 let (looked, next) = keyspace.walk(from, left, visit)?;
@@ -165,9 +168,19 @@ impl Db {
         Ok(0)
     }
 
+    /// The shard in which a walk goes on that has come to `cursor`.
+    pub fn shard_at(&self, cursor: u64) -> ShardId {
+        let mut spaces: Vec<&SpaceShards> = self.map().spaces().iter().collect();
+        spaces.sort_unstable_by_key(|space| space.id);
+        let rank = usize::try_from(cursor >> PLACE_BITS).unwrap_or(usize::MAX);
+        let space = spaces[rank.min(spaces.len() - 1)];
+        let place = (cursor & ((1 << PLACE_BITS) - 1)) << GROUP_BITS;
+        space.shard_at((place >> HASH_BITS) as u16)
+    }
+
     /// Hands every live key to `visit`, in order of shards and places.
     pub(crate) fn each_key(&self, visit: &mut VisitKey<'_>) -> Result<(), Error> {
-        for keyspace in self.iter() {
+        for keyspace in self.seen() {
             keyspace.observe_all();
             keyspace.walk_all(visit)?;
         }
@@ -182,7 +195,7 @@ impl Db {
         }
         for _ in 0..DRAWS_MAX {
             let mut nth = prng.below(total);
-            let drawn = self.iter().find(|k| {
+            let drawn = self.seen().find(|k| {
                 let here = nth < k.keys();
                 nth = nth.saturating_sub(k.keys());
                 here

@@ -10,11 +10,12 @@
 //! part of a running flush equals its record.
 
 use crate::coll_mut::CollMut;
-use crate::disk::Cutting;
+use crate::disk::{Cutting, REQUESTS_KEY};
 use crate::effects::Recorder;
 use crate::entry::{Cycle, Entry, Kind, RAW, STORED, TOMB};
 use crate::index::Index as KeyIndex;
 use crate::interest::Interest;
+use crate::requests::{Fate, Outcome, RequestId, Requests, outcome_of};
 use crate::table::{Mark, Table, TableError};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use std::cell::Cell;
@@ -22,6 +23,9 @@ use std::collections::BTreeSet;
 
 /// Bits of a version that number the changes of one log entry.
 const OPERATION_BITS: u32 = 20;
+
+/// Bytes of effects after which no further expired keys are removed in one go: names may be long.
+pub(crate) const EXPIRE_BYTES_MAX: usize = 4 << 20;
 
 /// Deletions are remembered by place hash in this many cells, for [`Keyspace::observed`].
 const DELETION_CELLS: usize = 256;
@@ -56,6 +60,7 @@ pub struct Keyspace {
     /// Where looking for expired keys in the table goes on; empty: at the beginning.
     pub(crate) sweep_from: Vec<u8>,
     pub(crate) entry_bytes: usize,
+    pub(crate) requests: Requests,
     interest: Interest,
     deletions: Box<[u64; DELETION_CELLS]>,
     /// The greatest version that was read since [`Keyspace::reset_observed`].
@@ -78,6 +83,8 @@ impl Keyspace {
     pub fn new(shard: ShardId, seed: u64, table: Box<dyn Table>) -> Self {
         let durable = table.mark();
         let resident = durable.keys == 0;
+        // What was deleted before is not known any more; it was not later than this.
+        let deletions = Box::new([version(durable.applied, u32::MAX); DELETION_CELLS]);
         Self {
             shard,
             index: KeyIndex::new(seed),
@@ -97,8 +104,9 @@ impl Keyspace {
             load_from: (!resident).then(Vec::new),
             sweep_from: Vec::new(),
             entry_bytes: 0,
+            requests: Requests::default(),
             interest: Interest::default(),
-            deletions: Box::new([0; DELETION_CELLS]),
+            deletions,
             observed: Cell::new(0),
         }
     }
@@ -123,6 +131,11 @@ impl Keyspace {
         self.resident
     }
 
+    /// True if everything was dropped since the last flush was begun.
+    pub fn is_cleared(&self) -> bool {
+        self.cleared
+    }
+
     /// About how many bytes of memory the data takes.
     pub fn memory_bytes(&self) -> usize {
         self.entry_bytes + self.index.table_bytes() + self.expiries.len() * 24
@@ -142,6 +155,81 @@ impl Keyspace {
     /// Takes the batch to propose it.
     pub fn take_batch(&mut self) -> Vec<u8> {
         self.recorder.take()
+    }
+
+    /// Reads from the table which requests were executed. Call it once, before anything is replayed.
+    pub fn load_requests(&mut self) -> Result<(), TableError> {
+        let Some(record) = self.table.get(REQUESTS_KEY)? else { return Ok(()) };
+        self.requests = Requests::decode(&record).ok_or_else(|| {
+            TableError(format!(
+                "shard {}: the record of executed requests makes no sense; it was written by a \
+                 newer version, or it is damaged",
+                self.shard
+            ))
+        })?;
+        Ok(())
+    }
+
+    /// Its table holds nothing of worth: the first flush begins with dropping it all.
+    pub fn distrust_table(&mut self) {
+        self.cleared = true;
+        (self.resident, self.load_from) = (true, None);
+    }
+
+    /// Gives up what is in memory and keeps the table.
+    pub fn into_table(self) -> Box<dyn Table> {
+        self.table
+    }
+
+    /// The table as it is now, for as long as the result lives.
+    pub fn table_snapshot(&self) -> Box<dyn Table> {
+        self.table.snapshot()
+    }
+
+    /// The time that the last change was logged with, or that commands see.
+    pub fn now(&self) -> Millis {
+        self.recorder.now()
+    }
+
+    /// What became of a request.
+    pub fn fate(&self, id: RequestId) -> Fate {
+        self.requests.fate(id)
+    }
+
+    /// Begins a session of requests; one that exists goes on.
+    pub fn open_session(&mut self, session: u64) {
+        self.recorder.session(session);
+        self.requests.open(session, self.recorder.now());
+    }
+
+    /// Notes that a request was executed by the changes recorded last and answered with `reply`,
+    /// and that all up to number `floor` of its session were answered.
+    pub fn request_executed(&mut self, id: RequestId, floor: u64, reply: &[u8]) {
+        self.request_done(id, floor, outcome_of(reply));
+    }
+
+    /// Notes that a request was not executed, so that it never will be.
+    pub fn void_request(&mut self, id: RequestId) {
+        self.request_done(id, 0, Outcome::Void);
+    }
+
+    fn request_done(&mut self, id: RequestId, floor: u64, outcome: Outcome) {
+        self.recorder.done(id, floor, &outcome);
+        let (index, now) = (self.recorder.index(), self.recorder.now());
+        self.requests.done(id, floor, index, outcome, now);
+    }
+
+    /// What WATCH remembers of `key`, the same on every replica: whether it exists, and a number
+    /// that is another one after every change.
+    pub fn watch_token(&mut self, key: &[u8]) -> Result<(bool, u64), TableError> {
+        let place = crate::place::place_hash(self.index.seed(), key);
+        self.load(place, key)?;
+        let live = self.peek(place, key).is_some();
+        let version = match self.index.get(place, key) {
+            Some(entry) if !entry.is_tomb() => entry.version(),
+            _ => self.deletions[place as usize % DELETION_CELLS],
+        };
+        Ok((live, version))
     }
 
     /// Who waits for keys of this shard or watches them.
@@ -443,10 +531,10 @@ impl Keyspace {
     }
 
     pub(crate) fn place_clear(&mut self) {
+        self.tell_cleared();
         self.cut_rest();
         let version = self.recorder.bump();
         self.deletions.fill(version);
-        self.interest.all_changed();
         self.index = KeyIndex::new(self.index.seed());
         self.expiries.clear();
         self.dirty.clear();
@@ -457,6 +545,19 @@ impl Keyspace {
         (self.resident, self.load_from) = (true, None);
         if let Some(tombs) = &mut self.flushing {
             tombs.clear();
+        }
+    }
+
+    /// Tells who is interested in keys that are about to be dropped.
+    fn tell_cleared(&mut self) {
+        let now = self.recorder.now();
+        for key in self.interest.keys() {
+            let place = crate::place::place_hash(self.index.seed(), &key);
+            // What cannot be read may be there.
+            let unknown = self.load(place, &key).is_err();
+            if unknown || self.index.get(place, &key).is_some_and(|entry| entry.is_live(now)) {
+                self.interest.changed(&key);
+            }
         }
     }
 
@@ -546,6 +647,9 @@ impl Keyspace {
         let due: Vec<_> = self.expiries.range(..=(now, u64::MAX)).take(limit).copied().collect();
         let mut removed = 0;
         for (at, place) in due {
+            if self.batch().len() >= EXPIRE_BYTES_MAX {
+                break;
+            }
             let keys: Vec<Vec<u8>> = self
                 .index
                 .at_place_mut(place)
@@ -576,6 +680,12 @@ impl Keyspace {
             self.interest.changed(key);
         }
         version
+    }
+
+    /// The same for a change that watchers of the key do not see.
+    pub(crate) fn bump_quietly(&mut self, key: &[u8]) -> u64 {
+        self.interest.wake(key);
+        self.recorder.bump()
     }
 
     /// Before an entry changes: if the cut under way still has to write it, writes it now.

@@ -28,6 +28,10 @@ pub struct Settings {
     pub hll_sparse_max_bytes: usize,
     /// `proto-max-bulk-len`: the largest string, bytes
     pub proto_max_bulk_len: usize,
+    /// The most bytes of effects that a command may record of what keys hold; not one of Redis'
+    pub command_bytes_max: usize,
+    /// PFCOUNT records the count it has found; not one of Redis'
+    pub records_counts: bool,
 }
 
 impl Default for Settings {
@@ -45,6 +49,8 @@ impl Default for Settings {
             stream_node_max_bytes: 4096,
             hll_sparse_max_bytes: 3000,
             proto_max_bulk_len: quorate_base::limits::VALUE_BYTES_MAX,
+            command_bytes_max: quorate_base::limits::COMMAND_BYTES_MAX,
+            records_counts: true,
         }
     }
 }

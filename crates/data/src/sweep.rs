@@ -1,7 +1,7 @@
 //! Finding keys that have expired but lie only in the table, where no index tells of them.
 
 use crate::disk::{RECORD, decode_expiry, split_key};
-use crate::keyspace::Keyspace;
+use crate::keyspace::{EXPIRE_BYTES_MAX, Keyspace};
 use crate::table::TableError;
 
 impl Keyspace {
@@ -46,6 +46,10 @@ impl Keyspace {
         self.sweep_from = from;
         let mut removed = 0;
         for (place, key) in expired {
+            // The next time round it finds the others.
+            if self.batch().len() >= EXPIRE_BYTES_MAX {
+                break;
+            }
             // What is in memory is newer, and the index of expiries knows it.
             if self.index.get(place, &key).is_none() {
                 self.load_record(place, &key)?;

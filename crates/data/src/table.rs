@@ -46,6 +46,8 @@ pub struct Flush {
     pub mark: Mark,
     /// Drop everything the table held before applying `ops`.
     pub clear: bool,
+    /// Completed only once the table keeps it through a crash; otherwise as soon as it is read.
+    pub durable: bool,
     /// The changes, in no particular order, at most one for each key; a key that also lies in
     /// the range of a `DeletePrefix` is never put by the same flush.
     pub ops: Vec<TableOp>,

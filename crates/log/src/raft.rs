@@ -345,7 +345,7 @@ impl Log for RaftLog {
                 None => self.rejected += 1,
             }
         }
-        self.find_peer(from);
+        self.hear_peer(from);
         self.append_own();
     }
 
@@ -353,6 +353,7 @@ impl Log for RaftLog {
         if self.find_peer(peer) && self.leading.is_some() {
             self.wake();
         }
+        self.expect_peer(peer);
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgUnreachable);
         message.from = peer;

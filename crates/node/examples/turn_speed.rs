@@ -74,7 +74,7 @@ fn main() {
                     &mut effects,
                 );
             }
-            worker.end_turn(&mut effects);
+            worker.end_turn(now, &mut effects);
             let mut answers = Vec::new();
             for effect in effects.drain(..) {
                 match effect {

@@ -123,6 +123,9 @@ impl Worker {
             self.release_shards(&job);
             return;
         }
+        if let Origin::Asked(asked) = job.origin {
+            return self.run_asked(job, asked);
+        }
         let mut taken = match job.origin {
             Origin::Local(conn) => match self.clients.remove(&conn) {
                 Some(client) => Some(client),
@@ -131,7 +134,7 @@ impl Worker {
                     return self.release_shards(&job);
                 }
             },
-            Origin::Remote { .. } => None,
+            _ => None,
         };
         let mut blocked = None;
         match (&job.work, taken.as_deref_mut()) {
@@ -191,7 +194,7 @@ impl Worker {
     }
 
     /// Lets go of a job's shards: claims at home end, lent shards go back when they are quiet.
-    fn release_shards_of(&mut self, shards: &[ShardId], id: JobId) {
+    pub(crate) fn release_shards_of(&mut self, shards: &[ShardId], id: JobId) {
         for &shard in shards {
             if home(shard, self.config.workers) != self.id {
                 if self.shards[shard as usize].is_some() {
@@ -318,6 +321,9 @@ impl Worker {
 
     /// A client of another worker left: its commands that still wait are dropped.
     pub(crate) fn on_gone(&mut self, from: WorkerId, gone: ConnId) {
+        if self.in_cluster() {
+            self.forget_client(from, gone);
+        }
         let theirs: Vec<JobId> = self
             .jobs
             .values()

@@ -148,6 +148,12 @@ impl Worker {
                 }
                 self.activate(conn);
             }
+            Origin::Asked(asked) => {
+                let mut bytes = Vec::new();
+                reply(Reply::new(&mut bytes, job.proto));
+                self.answer_in_vain(asked, bytes);
+            }
+            Origin::Slot { .. } | Origin::Gather { .. } => unreachable!("a gateway has no jobs"),
             Origin::Remote { .. } => {
                 let output = job.output.as_mut().expect("a remote job has an output");
                 reply(Reply::new(output.buffer(), job.proto));

@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 /// pauses.
 pub(crate) const BACKLOG_BYTES_MAX: usize = 1 << 20;
 
-/// Output that a client does not take is kept up to this size; beyond it, reading pauses.
+/// Output that a client does not take, or that waits for the journal, is kept up to this size;
+/// beyond it, reading pauses.
 pub(crate) const UNSENT_BYTES_MAX: usize = 8 << 20;
 
 /// Requests under way to other workers are as many bytes at most; beyond it, reading pauses.
@@ -53,6 +54,8 @@ pub(crate) struct Conn {
     /// A queued transaction of it is being executed.
     pub(crate) in_exec: bool,
     pub(crate) watched: Vec<Watched>,
+    /// Keys whose tokens are under way.
+    pub(crate) watching: Vec<Vec<u8>>,
     /// Workers that were sent commands of it.
     pub(crate) forwarded: Vec<WorkerId>,
     /// What it executed last; most clients repeat themselves.
@@ -134,6 +137,7 @@ impl Conn {
             multi: None,
             in_exec: false,
             watched: Vec::new(),
+            watching: Vec::new(),
             forwarded: Vec::new(),
             last: None,
             last_sub: None,
@@ -165,7 +169,7 @@ impl Conn {
     /// Notes whether the outside should read more from this client.
     pub(crate) fn update_paused(&mut self) {
         self.paused = self.backlog.len() > BACKLOG_BYTES_MAX
-            || self.unsent > UNSENT_BYTES_MAX
+            || self.unsent.max(self.output.len()) > UNSENT_BYTES_MAX
             || self.output.owed_bytes() > OWED_BYTES_MAX;
     }
 

@@ -21,6 +21,39 @@ const TRANSACTION_TOO_LONG: &[u8] = b"ERR The transaction is too long: split it 
 /// The reply to commands that come too late.
 const STOPPING: &str = "ERR The node is shutting down: connect again in a moment";
 
+/// What a command may record, or have as arguments, that makes room on a full disk.
+pub(crate) const RESERVE_COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// The commands that make room on a full disk.
+pub(crate) const MAKES_ROOM: &[&str] = &[
+    "del",
+    "unlink",
+    "flushall",
+    "flushdb",
+    "getdel",
+    "expire",
+    "pexpire",
+    "expireat",
+    "pexpireat",
+    "hdel",
+    "srem",
+    "spop",
+    "lpop",
+    "rpop",
+    "lmpop",
+    "lrem",
+    "ltrim",
+    "zrem",
+    "zpopmin",
+    "zpopmax",
+    "zmpop",
+    "zremrangebyrank",
+    "zremrangebyscore",
+    "zremrangebylex",
+    "xdel",
+    "xtrim",
+];
+
 /// A command: of the data layer, or one about the connection or the server.
 #[derive(Clone, Copy)]
 pub(crate) enum Command {
@@ -196,7 +229,7 @@ impl Worker {
                 self.refuse(conn, error.as_bytes());
                 return ControlFlow::Continue(());
             }
-            if self.is_paused_for(conn, command) {
+            if self.is_paused_for(conn, command) || self.is_throttled_for(conn, command) {
                 self.hold(conn, args);
                 return ControlFlow::Break(());
             }
@@ -255,6 +288,7 @@ impl Worker {
     #[inline]
     fn skips_checks(&self, conn: &Conn) -> bool {
         !self.disk_full
+            && !self.throttled
             && !self.stopping
             && self.pause.is_none()
             && conn.multi.is_none()
@@ -276,8 +310,8 @@ impl Worker {
         if conn.multi.is_some() && command.is(flag::NO_MULTI) {
             return Err("ERR Command not allowed inside a transaction".into());
         }
-        if command.is(flag::WRITE) {
-            self.check_writable()?;
+        if command.is(flag::WRITE) && !self.in_cluster() {
+            self.check_writable(command, args.iter().map(|arg| arg.len()).sum())?;
         }
         if self.stopping && command.needs_shards() {
             return Err(STOPPING.into());
@@ -285,9 +319,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Refuses writes that could not be made durable.
-    pub(crate) fn check_writable(&self) -> Result<(), String> {
-        if self.disk_full {
+    /// Refuses writes that could not be made durable. On a full disk, commands whose arguments have
+    /// no more bytes than a part of the reserve may make room.
+    pub(crate) fn check_writable(&self, command: Command, bytes: usize) -> Result<(), String> {
+        let frees = MAKES_ROOM.contains(&command.name()) && bytes <= RESERVE_COMMAND_BYTES_MAX;
+        if self.disk_full && (!frees || self.reserve_used || self.is_behind()) {
             return Err("MISCONF The disk is full: writes are refused until there is room in the \
                         data directory, reads go on"
                 .into());
@@ -295,9 +331,21 @@ impl Worker {
         if self.stopping { Err(STOPPING.into()) } else { Ok(()) }
     }
 
+    /// True if this command waits until the tables have caught up with the journal.
+    fn is_throttled_for(&self, conn: &Conn, command: Command) -> bool {
+        let mut queued = conn.multi.iter().flat_map(|multi| &multi.queued);
+        self.throttled
+            && !self.disk_full
+            && (conn.multi.is_none() && command.is(flag::WRITE)
+                || command.name() == "exec" && queued.any(|(c, _)| c.is(flag::WRITE)))
+    }
+
     /// Executes a data command, here and now if its shards are at hand.
     #[inline]
     fn route(&mut self, conn: &mut Conn, spec: &'static Spec, args: &[&[u8]]) {
+        if self.in_cluster() {
+            return self.route_replicated(conn, spec, args);
+        }
         let mut shards = ShardList::new();
         self.shards_of(spec, args, &mut shards);
         if shards.iter().all(|&shard| self.is_free(shard)) {

@@ -88,6 +88,17 @@ pub enum Event<'a> {
         /// Writes are refused while it is.
         full: bool,
     },
+    /// A part of the reserve is used that is kept for commands which make room on a full disk, or
+    /// can be used again.
+    ReserveUsed {
+        /// These are refused as well while it is.
+        used: bool,
+    },
+    /// The tables are far behind the journal, or have caught up.
+    Throttled {
+        /// Writes wait while they are.
+        on: bool,
+    },
     /// A link to another node is up: from now on, what is sent to it arrives in order, unless
     /// [`Event::PeerDown`] says that the link broke. Every worker is told.
     PeerUp {

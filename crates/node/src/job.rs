@@ -5,6 +5,7 @@ use crate::dispatch::Command;
 use crate::event::{ConnId, WorkerId};
 use crate::message::{Answer, Question};
 use crate::output::Output;
+use crate::replica::serving::Asked;
 use quorate_base::{Millis, ShardId};
 use quorate_data::command::OnTimeout;
 use quorate_resp::Proto;
@@ -60,8 +61,16 @@ impl Args {
 /// Whose command a job executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
+    /// A client of this worker.
     Local(ConnId),
+    /// The place of the reply among those of a client of this worker.
+    Slot { conn: ConnId, slot: u64 },
+    /// The same of another worker.
     Remote { worker: WorkerId, conn: ConnId, slot: u64 },
+    /// A shard's part of a command over the whole keyspace.
+    Gather { worker: WorkerId, gather: u64, shard: ShardId },
+    /// A gateway of the cluster.
+    Asked(Asked),
 }
 
 /// What a job does once it holds its shards.

@@ -14,7 +14,9 @@
 //! transaction.rs  MULTI and WATCH            pubsub.rs   channels
 //! session/        commands about connection and server
 //! upkeep.rs       expiry, flushes, memory
+//! replica.rs      shards that other nodes share: leading, following, requests and their fate
 //! peer.rs         what nodes say to each other
+//! link.rs         one session between two nodes
 //! output.rs       replies in order, held until they are committed
 //! testing.rs      a whole node for tests
 //! ```
@@ -29,10 +31,12 @@ mod conn;
 mod dispatch;
 mod event;
 mod job;
+pub mod link;
 mod message;
 mod output;
 pub mod peer;
 mod pubsub;
+mod replica;
 mod session;
 mod shard;
 mod stats;
@@ -45,7 +49,8 @@ pub use config::Config;
 pub use event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 pub use job::JobId;
 pub use message::{ClientFilter, Message, home};
+pub use replica::ReplicaView;
 pub use session::info::CLIENTS_MAX;
 pub use shard::Durability;
 pub use stats::{Gauges, Stats};
-pub use worker::{ShardStart, Worker};
+pub use worker::{ShardStart, Worker, turn_bytes_bound};

@@ -1,7 +1,8 @@
 //! What the workers of one node tell each other.
 
 use crate::event::{ConnId, WorkerId};
-use crate::job::{Args, JobId};
+use crate::job::{Args, JobId, Origin};
+use crate::peer::message::Body;
 use crate::pubsub::Registration;
 use crate::shard::Shard;
 use quorate_base::{Millis, ShardId};
@@ -21,6 +22,17 @@ pub enum Message {
         slot: u64,
         /// The reply in RESP.
         bytes: Vec<u8>,
+    },
+    /// Ask the replicas of a shard at home with the receiver.
+    Request(Box<Requested>),
+    /// A shard's part of the reply to a command over the whole keyspace.
+    Part {
+        /// The receiver's number for that command.
+        gather: u64,
+        /// Whose part.
+        shard: ShardId,
+        /// The reply in RESP.
+        reply: Vec<u8>,
     },
     /// The client is gone: drop what it is blocked on.
     Gone {
@@ -100,6 +112,17 @@ pub struct Forwarded {
     pub proto: Proto,
 }
 
+/// A request for the replicas of a shard.
+#[derive(Debug)]
+pub struct Requested {
+    pub(crate) shard: ShardId,
+    /// Who gets the reply.
+    pub(crate) origin: Origin,
+    /// The protocol version of the reply.
+    pub(crate) proto: Proto,
+    pub(crate) body: Body,
+}
+
 /// A shard on its way between workers.
 pub struct Travelling {
     pub(crate) shard: Box<Shard>,
@@ -131,12 +154,14 @@ pub enum Question {
     ConfigSet(Vec<(String, i64)>),
     /// CONFIG RESETSTAT.
     ResetStats,
+    /// QUORATE SHARDS.
+    Replicas,
 }
 
 impl Question {
     /// True if a worker that answers it changes.
     pub(crate) fn changes(&self) -> bool {
-        !matches!(self, Self::Info(_) | Self::ClientList(_))
+        !matches!(self, Self::Info(_) | Self::ClientList(_) | Self::Replicas)
     }
 }
 
@@ -160,7 +185,7 @@ pub struct ClientFilter {
 pub enum Answer {
     /// To `Info`.
     Stats(Box<crate::stats::Stats>),
-    /// To `ClientList`: lines by client id.
+    /// To `ClientList` and `Replicas`: lines by the id of the client or shard.
     Lines(Vec<(ConnId, String)>),
     /// How many were affected.
     Count(u64),

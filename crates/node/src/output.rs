@@ -23,6 +23,8 @@ pub(crate) struct Output {
     /// What stands before the tail.
     queue: VecDeque<Chunk>,
     next_slot: u64,
+    /// Bytes of replies in the queue.
+    queued_bytes: usize,
     /// Bytes of the requests that other workers have not answered.
     owed_bytes: usize,
     /// What is written now may be dropped.
@@ -56,6 +58,7 @@ impl Output {
             tail: Segment::default(),
             queue: VecDeque::new(),
             next_slot: 0,
+            queued_bytes: 0,
             owed_bytes: 0,
             muted: false,
         }
@@ -108,6 +111,7 @@ impl Output {
 
     fn push_tail(&mut self) {
         if !self.tail.bytes.is_empty() {
+            self.queued_bytes += self.tail.bytes.len();
             self.queue.push_back(Chunk::Local(std::mem::take(&mut self.tail)));
         }
     }
@@ -135,7 +139,9 @@ impl Output {
                 && *s == slot
             {
                 self.owed_bytes -= std::mem::take(request_bytes);
-                *reply = Some(if *muted { Vec::new() } else { bytes });
+                let bytes = if *muted { Vec::new() } else { bytes };
+                self.queued_bytes += bytes.len();
+                *reply = Some(bytes);
                 return;
             }
         }
@@ -148,20 +154,13 @@ impl Output {
 
     /// The bytes held back or not yet taken.
     pub(crate) fn len(&self) -> usize {
-        let queued: usize = self
-            .queue
-            .iter()
-            .map(|c| match c {
-                Chunk::Local(segment) => segment.bytes.len(),
-                Chunk::Remote { reply, .. } => reply.as_ref().map_or(0, Vec::len),
-            })
-            .sum();
-        queued + self.tail.bytes.len()
+        self.queued_bytes + self.tail.bytes.len()
     }
 
     /// Gives back what was taken, before everything else.
     pub(crate) fn put_first(&mut self, bytes: Vec<u8>) {
         if !bytes.is_empty() {
+            self.queued_bytes += bytes.len();
             self.queue.push_front(Chunk::Local(Segment { bytes, barriers: VecDeque::new() }));
         }
     }
@@ -169,22 +168,31 @@ impl Output {
     /// Takes what may leave now; `committed` knows each shard's commit index.
     pub(crate) fn take(&mut self, committed: impl Fn(ShardId) -> Index) -> Vec<u8> {
         let mut out = Vec::new();
+        let all = self.take_queued(&mut out, &committed);
+        self.queued_bytes -= out.len();
+        if all && !self.muted {
+            self.tail.release(&mut out, &committed);
+        }
+        out
+    }
+}
+
+impl Output {
+    /// Takes what may leave of the queue; true if that was all.
+    fn take_queued(&mut self, out: &mut Vec<u8>, committed: &impl Fn(ShardId) -> Index) -> bool {
         while let Some(chunk) = self.queue.front_mut() {
             match chunk {
-                Chunk::Remote { reply: None, .. } => return out,
-                Chunk::Remote { reply: Some(reply), .. } => append(&mut out, reply),
+                Chunk::Remote { reply: None, .. } => return false,
+                Chunk::Remote { reply: Some(reply), .. } => append(out, reply),
                 Chunk::Local(segment) => {
-                    if !segment.release(&mut out, &committed) {
-                        return out;
+                    if !segment.release(out, committed) {
+                        return false;
                     }
                 }
             }
             self.queue.pop_front();
         }
-        if !self.muted {
-            self.tail.release(&mut out, &committed);
-        }
-        out
+        true
     }
 }
 

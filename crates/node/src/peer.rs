@@ -13,6 +13,8 @@
 //! parts of the workers. The outside frames, checksums and carries parcels,
 //! and promises to keep their order as long as a link lasts.
 
+pub(crate) mod message;
+
 use crate::event::WorkerId;
 use crate::message::home;
 use quorate_base::ShardId;

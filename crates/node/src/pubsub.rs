@@ -8,12 +8,14 @@
 use crate::conn::Conn;
 use crate::event::{ConnId, Effect, WorkerId};
 use crate::message::Message;
+use crate::peer::Address;
+use crate::peer::message::PeerMessage;
 use crate::session::{CONTAINER, FOR_SUBSCRIBERS, SessionSpec, Sub, run_sub};
 use crate::worker::Worker;
 use quorate_data::command::flag;
 use quorate_data::parse::{glob, is_word};
 use quorate_resp::Reply;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a subscription is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,8 +257,31 @@ impl Worker {
         for pattern in own {
             push_message(conn, sharded, pattern, channel, payload);
         }
+        self.publish_elsewhere(sharded, channel, payload);
         self.deliver(sharded, channel, payload);
         for worker in workers.into_keys() {
+            let (channel, payload) = (channel.to_vec(), payload.to_vec());
+            self.tell(worker, Message::Publish { sharded, channel, payload });
+        }
+    }
+
+    /// Sends a message to the other nodes of the cluster, for their subscribers.
+    fn publish_elsewhere(&mut self, sharded: bool, channel: &[u8], payload: &[u8]) {
+        let this = self.peers.node;
+        for node in self.peers.nodes.clone().into_iter().filter(|node| *node != this) {
+            let (channel, payload) = (channel.to_vec(), payload.to_vec());
+            let message = PeerMessage::Publish { sharded, channel, payload };
+            self.post(node, Address::Worker(0), &message);
+        }
+    }
+
+    /// Sends another node's message to the subscribers of this one.
+    pub(crate) fn publish_here(&mut self, sharded: bool, channel: &[u8], payload: &[u8]) {
+        let concerned = self.pubsub.concerned(sharded, channel);
+        let workers: BTreeSet<WorkerId> =
+            concerned.flat_map(|(_, s)| s.elsewhere.keys().copied()).collect();
+        self.deliver(sharded, channel, payload);
+        for worker in workers {
             let (channel, payload) = (channel.to_vec(), payload.to_vec());
             self.tell(worker, Message::Publish { sharded, channel, payload });
         }

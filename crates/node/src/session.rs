@@ -13,10 +13,14 @@ mod config;
 pub(crate) mod connection;
 mod docs;
 pub(crate) mod info;
+mod quorate;
 mod server;
 
 /// The version of Redis whose commands and replies these are, for clients that look.
 pub(crate) const REDIS_VERSION: &str = "7.2.5";
+
+/// The error of a client whose wait another one ended.
+pub(crate) const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
 
 /// Executes a session command: writes its reply to `conn`, or parks it.
 pub(crate) type Run = fn(&mut Worker, &mut Conn, &[&[u8]]);
@@ -58,6 +62,7 @@ pub(crate) fn families() -> impl Iterator<Item = (&'static str, &'static Session
         ("server", admin::COMMANDS),
         ("generic", server::GENERIC),
         ("cluster", admin::CLUSTER_COMMANDS),
+        ("server", quorate::COMMANDS),
         ("transactions", crate::transaction::COMMANDS),
         ("pubsub", crate::pubsub::COMMANDS),
     ];
@@ -125,6 +130,7 @@ pub(crate) fn subs(command: &str) -> &'static [Sub] {
         ("latency", admin::LATENCY),
         ("module", admin::MODULE),
         ("pubsub", crate::pubsub::SUBS),
+        ("quorate", quorate::SUBS),
         ("slowlog", admin::SLOWLOG),
     ];
     CONTAINERS.iter().find(|(name, _)| *name == command).map_or(&[], |(_, subs)| subs)

@@ -3,6 +3,7 @@
 use crate::event::WorkerId;
 use crate::job::JobId;
 use crate::output::Owner;
+use crate::replica::Replica;
 use quorate_base::{Index, ShardId, Term};
 use quorate_data::Keyspace;
 use quorate_data::effects::ReplayError;
@@ -39,6 +40,8 @@ pub(crate) struct Shard {
     pub(crate) flush: Option<Flush>,
     /// Drop what is in memory once it is flushed.
     pub(crate) evict: bool,
+    /// In a cluster: this node's replica of it.
+    pub(crate) replica: Option<Box<Replica>>,
     /// How many commands used it since the memory budget last looked.
     pub(crate) uses: u64,
 }
@@ -74,6 +77,7 @@ impl Shard {
             blocked: HashMap::new(),
             flush: None,
             evict: false,
+            replica: None,
             uses: 0,
         })
     }
@@ -85,6 +89,12 @@ impl Shard {
 
     /// The last index and term whose effects memory holds.
     pub(crate) fn applied(&self) -> (Index, Term) {
-        (self.log.last_index(), self.log.term())
+        match &self.replica {
+            None => (self.log.last_index(), self.log.term()),
+            Some(replica) => {
+                let term = self.log.term_at(replica.memory);
+                (replica.memory, term.expect("entries stay until the table has them"))
+            }
+        }
     }
 }

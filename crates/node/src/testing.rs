@@ -20,6 +20,7 @@ use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 use crate::message::{Message, home};
 use crate::shard::Durability;
 use crate::worker::{ShardStart, Worker};
+use quorate_base::ids::NodeId;
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::Keyspace;
 use quorate_data::place::{SpaceMap, SpaceShards};
@@ -51,6 +52,8 @@ pub struct Node {
     pub manual_sync: bool,
     /// Delivers messages in an order drawn from this, each pair's own order kept.
     pub shuffle: Option<Prng>,
+    /// What the workers sent to other nodes and nobody has taken yet.
+    pub parcels: VecDeque<(NodeId, Vec<u8>)>,
     /// A worker wanted the node to stop.
     pub shutdown_wanted: bool,
     config: Arc<Config>,
@@ -89,8 +92,13 @@ impl Node {
 
     /// An empty node of one space with so many shards of this durability.
     pub fn with_durability(workers: WorkerId, shards: u32, durability: Durability) -> Self {
+        Self::with_config(Self::config(workers, shards, durability))
+    }
+
+    /// The configuration of a node of one space that stands alone.
+    pub fn config(workers: WorkerId, shards: u32, durability: Durability) -> Config {
         let space = SpaceShards { id: 0, prefix: Vec::new(), first: 0, shards };
-        Self::with_config(Config {
+        Config {
             workers,
             map: SpaceMap::new(vec![space], PLACE_SEED),
             spaces: vec![Space { name: "default".into(), durability }],
@@ -107,7 +115,7 @@ impl Node {
                 data_dir: "/data".into(),
                 config_file: String::new(),
             },
-        })
+        }
     }
 
     /// An empty node of this configuration.
@@ -119,6 +127,7 @@ impl Node {
             now: Time { wall: 1_700_000_000_000, mono: 1_000 },
             manual_sync: false,
             shuffle: None,
+            parcels: VecDeque::new(),
             shutdown_wanted: false,
             config: Arc::new(config),
             disk: vec![Disk::default(); shards],
@@ -136,6 +145,7 @@ impl Node {
     /// All clients are gone.
     pub fn restart(&mut self) {
         self.frames.clear();
+        self.parcels.clear();
         self.mail.clear();
         self.clients.clear();
         self.start();
@@ -149,7 +159,8 @@ impl Node {
                 .filter(|&shard| home(shard, self.config.workers) == id)
                 .map(|shard| self.shard_start(shard))
                 .collect();
-            let seed = self.lives * 1_000 + u64::from(id);
+            let node = self.config.cluster.as_ref().map_or(0, |cluster| cluster.node);
+            let seed = node * 1_000_000 + self.lives * 1_000 + u64::from(id);
             let worker = Worker::new(id, self.config.clone(), starts, seed)
                 .expect("the journal of a test replays");
             self.workers.push(worker);
@@ -171,8 +182,12 @@ impl Node {
             lost: false,
         };
         let seed = self.lives * 1_000 + u64::from(shard);
-        let log = RaftLog::new(shard, 1, &[1], restored, seed).expect("the disk is sound");
-        let space = self.config.map.spaces().iter().rev().find(|s| s.first <= shard);
+        let cluster = self.config.cluster.as_ref();
+        let (id, nodes) = cluster.map_or((1, vec![1]), |c| (c.node, c.nodes.clone()));
+        let seed = seed + id * 1_000_000;
+        let log = RaftLog::new(shard, id, &nodes, restored, seed).expect("the disk is sound");
+        let mut spaces = self.config.map.spaces().iter();
+        let space = spaces.find(|s| (s.first..s.first + s.shards).contains(&shard));
         let space = space.map_or(0, |s| s.id as usize);
         ShardStart {
             keyspace: Box::new(Keyspace::new(shard, PLACE_SEED, Box::new(table))),
@@ -311,7 +326,7 @@ impl Node {
     }
 
     fn end_turn(&mut self, worker: WorkerId, mut effects: Vec<Effect>) {
-        self.workers[usize::from(worker)].end_turn(&mut effects);
+        self.workers[usize::from(worker)].end_turn(self.now, &mut effects);
         for effect in effects {
             self.carry_out(worker, effect);
         }
@@ -334,7 +349,7 @@ impl Node {
             Effect::Flush(flush) => self.flush(worker, &flush),
             Effect::Shutdown => self.shutdown_wanted = true,
             Effect::Message { to, message } => self.mail.push_back((worker, to, message)),
-            Effect::Peer { .. } => unreachable!("a node that stands alone has no peers"),
+            Effect::Peer { to, bytes } => self.parcels.push_back((to, bytes)),
         }
     }
 
@@ -408,8 +423,11 @@ impl Node {
     }
 }
 
+pub mod cluster;
 #[cfg(test)]
 mod corners;
+#[cfg(test)]
+mod room;
 #[cfg(test)]
 mod swarm;
 

@@ -52,6 +52,9 @@ fn watch(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
         conn.error("ERR WATCH inside MULTI is not allowed");
         return;
     }
+    if worker.in_cluster() {
+        return worker.watch_replicated(conn, &args[1..]);
+    }
     let mut shards: ShardList =
         args[1..].iter().map(|key| worker.db.map().place(key).shard).collect();
     shards.sort_unstable();
@@ -64,18 +67,26 @@ fn watch(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
 }
 
 fn exec(worker: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
-    let Some(multi) = &conn.multi else {
+    if conn.multi.is_none() {
         conn.error("ERR EXEC without MULTI");
         return;
-    };
-    let writes = multi.queued.iter().any(|(command, _)| command.is(flag::WRITE));
-    let refused = if multi.aborted {
+    }
+    let whole = !worker.in_cluster() || worker.exec_is_whole(conn);
+    let alone = !worker.in_cluster();
+    let multi = conn.multi.as_ref().expect("EXEC follows MULTI");
+    let mut writes = multi.queued.iter().filter(|(command, _)| alone && command.is(flag::WRITE));
+    let refused = if !whole {
+        Some(
+            "EXECABORT A command over the whole keyspace is not available in a transaction of a \
+             cluster"
+                .to_owned(),
+        )
+    } else if multi.aborted {
         Some("EXECABORT Transaction discarded because of previous errors.".to_owned())
-    } else if writes {
-        let refused = worker.check_writable().err();
-        refused.map(|why| format!("EXECABORT Transaction discarded because of: {why}"))
     } else {
-        None
+        let refused = writes
+            .find_map(|(command, args)| worker.check_writable(*command, args.memory_bytes()).err());
+        refused.map(|why| format!("EXECABORT Transaction discarded because of: {why}"))
     };
     if let Some(text) = refused {
         conn.multi = None;
@@ -95,6 +106,9 @@ fn exec(worker: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
     shards.extend(conn.watched.iter().map(|w| worker.db.map().place(&w.key).shard));
     shards.sort_unstable();
     shards.dedup();
+    if worker.in_cluster() {
+        return worker.exec_replicated(conn, &shards);
+    }
     if shards.iter().all(|&shard| worker.is_free(shard)) {
         worker.execute_queued(conn, &shards);
     } else {
@@ -164,6 +178,10 @@ impl Worker {
 
     /// Forgets all watched keys of a client.
     pub(crate) fn unwatch(&mut self, conn: &mut Conn) {
+        if self.in_cluster() {
+            // What was watched is compared by its token; no shard knows of it.
+            return conn.watched.clear();
+        }
         for w in std::mem::take(&mut conn.watched) {
             let shard = self.db.map().place(&w.key).shard;
             self.release_waiter(shard, w.key, self.id, None);

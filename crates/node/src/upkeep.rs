@@ -1,8 +1,10 @@
 //! What a worker does without being asked: expire, flush, load, keep to its memory.
 
+use crate::dispatch::RESERVE_COMMAND_BYTES_MAX;
 use crate::event::Effect;
 use crate::message::home;
 use crate::worker::Worker;
+use quorate_base::limits::COMMAND_BYTES_MAX;
 use quorate_base::{Millis, ShardId};
 use quorate_data::table::Mark;
 use std::collections::{BTreeSet, VecDeque};
@@ -56,14 +58,19 @@ impl Worker {
         if self.upkeep.hurry || !self.upkeep.cutting.is_empty() {
             return Some(self.now.mono);
         }
+        let expires =
+            |k: &quorate_data::Keyspace| k.keys_with_expiry() > 0 && self.leads(k.shard());
         let wanted = self.upkeep.excess
             || self.upkeep.looked != self.ticket
-            || self.db.iter().any(|k| k.keys_with_expiry() > 0 || !k.resident());
+            || self.db.iter().any(|k| expires(k) || !k.resident());
         wanted.then_some(self.upkeep.next)
     }
 
     pub(crate) fn on_tick(&mut self) {
         self.time_out_jobs();
+        if self.in_cluster() {
+            self.tick_replicas();
+        }
         if self.now.mono < self.upkeep.next && !self.upkeep.hurry {
             return;
         }
@@ -80,7 +87,7 @@ impl Worker {
 
     /// Removes keys that have expired.
     fn expire(&mut self) {
-        if self.disk_full || self.pause.is_some() {
+        if self.disk_full || self.throttled || self.pause.is_some() || self.stopping {
             return;
         }
         for shard in 0..self.shards.len() as ShardId {
@@ -90,33 +97,38 @@ impl Worker {
                 .get(shard)
                 .and_then(quorate_data::Keyspace::next_expiry)
                 .is_some_and(|at| at <= now);
-            if !due || !self.is_free(shard) {
+            if !due || !self.is_free(shard) || !self.leads(shard) {
                 continue;
             }
+            self.bound_turn();
             self.touch(shard);
+            let before = self.batch_bytes(shard);
             let removed = self.db.shard(shard).expire_due(EXPIRE_KEYS_MAX);
             self.stats.expired += removed as u64;
             self.upkeep.hurry |= removed >= EXPIRE_KEYS_MAX;
-            self.changed(shard);
+            self.changed(shard, before);
         }
     }
 
     /// Removes keys that have expired and lie only in their table.
     fn sweep(&mut self) {
-        if self.disk_full || self.pause.is_some() || self.stopping {
+        if self.disk_full || self.throttled || self.pause.is_some() || self.stopping {
             return;
         }
         for shard in 0..self.shards.len() as ShardId {
             if self.db.get(shard).is_none_or(quorate_data::Keyspace::resident)
                 || !self.is_free(shard)
+                || !self.leads(shard)
             {
                 continue;
             }
+            self.bound_turn();
             self.touch(shard);
+            let before = self.batch_bytes(shard);
             // A table that cannot be read says so to the command that needs it.
             let removed = self.db.shard(shard).sweep(SWEEP_PAIRS_MAX).unwrap_or(0);
             self.stats.expired += removed as u64;
-            self.changed(shard);
+            self.changed(shard, before);
         }
     }
 
@@ -128,10 +140,11 @@ impl Worker {
         if self.stopping {
             return self.flush_rest(shard);
         }
-        let due = self
-            .db
-            .get(shard)
-            .is_some_and(|k| !k.is_flushing() && k.dirty_bytes() >= self.config.flush_bytes);
+        let due = self.db.get(shard).is_some_and(|k| {
+            // What FLUSHALL drops gives its room back once the table knows.
+            let makes_room = self.disk_full && k.is_cleared();
+            !k.is_flushing() && (k.dirty_bytes() >= self.config.flush_bytes || makes_room)
+        });
         if due {
             self.flush(shard);
         }
@@ -139,7 +152,7 @@ impl Worker {
 
     /// Begins a flush, unless one is running or the shard is not here in a state to be cut.
     fn flush(&mut self, shard: ShardId) {
-        if home(shard, self.config.workers) != self.id {
+        if home(shard, self.config.workers) != self.id || !self.is_serving(shard) {
             return;
         }
         let Some(slot) = self.shards[shard as usize].as_mut() else { return };
@@ -180,6 +193,9 @@ impl Worker {
     }
 
     pub(crate) fn on_flushed(&mut self, shard: ShardId, mark: Mark) {
+        if self.on_chunk_written(shard) {
+            return;
+        }
         let Some(slot) = self.shards[shard as usize].as_mut() else {
             self.upkeep.flushed_late.push((shard, mark));
             return;
@@ -191,7 +207,21 @@ impl Worker {
         if evict {
             keyspace.evict();
         }
+        if !self.is_serving(shard) {
+            self.go_on_after_flush(shard);
+        }
         self.flush_more();
+    }
+
+    /// Gives up the flush of a shard that was begun and has not left yet.
+    pub(crate) fn drop_cut(&mut self, shard: ShardId) {
+        let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
+        let cut = slot.flush.take().is_some();
+        if cut || self.db.shard(shard).is_cutting() {
+            self.upkeep.cutting.retain(|other| *other != shard);
+            self.upkeep.flushes -= 1;
+            self.db.shard(shard).drop_cut();
+        }
     }
 
     /// Begins the flushes that are due, as far as the bound on them allows.
@@ -221,8 +251,48 @@ impl Worker {
     }
 
     pub(crate) fn on_shutdown(&mut self) {
+        if self.in_cluster() {
+            self.hand_over("leadership handed over before a stop");
+            for slot in self.shards.iter_mut().flatten() {
+                let commit = slot.log.commit();
+                if let Some(replica) = &mut slot.replica {
+                    replica.stop_at = commit;
+                }
+            }
+        }
         self.stopping = true;
+        self.on_throttled(false);
         self.flush_more();
+    }
+
+    // --- room --------------------------------------------------------------------------------
+
+    /// While the disk is full, what makes room may record little, and reads record nothing.
+    pub(crate) fn on_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+        self.settings.records_counts = !full;
+        self.settings.command_bytes_max =
+            if full { RESERVE_COMMAND_BYTES_MAX } else { COMMAND_BYTES_MAX };
+        // Writes that wait for the tables are refused now.
+        self.release_held();
+        self.flush_more();
+    }
+
+    /// Lets writes wait until the tables have caught up with the journal, or go on. Nothing that
+    /// a flush needs waits with them.
+    pub(crate) fn on_throttled(&mut self, on: bool) {
+        self.throttled = on && !self.stopping;
+        self.release_held();
+    }
+
+    /// Lets held clients look again whether they may go on.
+    fn release_held(&mut self) {
+        if let Some(pause) = self.pause {
+            self.end_pause();
+            self.pause = Some(pause);
+        } else {
+            self.end_pause();
+        }
     }
 
     /// Flushes a shard if its table lacks anything.
@@ -236,9 +306,12 @@ impl Worker {
     fn is_contained(&self, shard: ShardId) -> bool {
         match (&self.shards[shard as usize], self.db.get(shard)) {
             (Some(slot), Some(keyspace)) => {
+                if let Some(replica) = slot.replica.as_ref().filter(|_| self.stopping) {
+                    return keyspace.durable().applied >= replica.stop_at;
+                }
                 !slot.touched
                     && !keyspace.is_flushing()
-                    && keyspace.durable().applied == slot.log.last_index()
+                    && keyspace.durable().applied == slot.applied().0
             }
             _ => home(shard, self.config.workers) != self.id,
         }
@@ -285,7 +358,7 @@ impl Worker {
         }
         for step in 0..count {
             let shard = (self.upkeep.loading + step) % count;
-            if !self.is_free(shard as ShardId) {
+            if !self.is_free(shard as ShardId) || !self.is_serving(shard as ShardId) {
                 continue;
             }
             let keyspace = self.db.shard(shard as ShardId);

@@ -9,12 +9,16 @@ use crate::conn::{Client, Conn, Parked};
 use crate::dispatch::{Command, Commands, ShardList};
 use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 use crate::job::{Job, JobId, Origin, State};
-use crate::message::{Message, Travelling, home};
+use crate::message::{Message, Requested, Travelling, home};
 use crate::output::{Output, Owner};
 use crate::pubsub::PubSub;
+use crate::replica::routing::TOKENS;
+use crate::replica::{Peers, Replica};
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::ids::NodeId;
+use quorate_base::limits::{ARGS_MAX, COMMAND_BYTES_MAX};
+use quorate_base::mutation::{self, Mutation};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::{Block, flag};
 use quorate_data::db::WARM_MAX;
@@ -31,14 +35,25 @@ use std::sync::Arc;
 const PIPELINE_BYTES_MIN: usize = 200;
 
 /// Bytes handed to the journal and not yet answered; beyond it the outside should stop reading.
-const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+const IN_FLIGHT_BYTES_MAX: usize = if cfg!(test) { 4 << 20 } else { 64 << 20 };
 
 /// A turn whose commands changed so many bytes is proposed before the next command executes.
-const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+pub(crate) const TURN_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
 /// A transaction that changed so many bytes executes no further writes: all of it must fit one
-/// frame of the journal, whose bound leaves room for a last command of the longest kind.
-const TRANSACTION_BYTES_MAX: usize = if cfg!(test) { 8 << 20 } else { 512 << 20 };
+/// frame of the journal, see [`turn_bytes_bound`].
+pub(crate) const TRANSACTION_BYTES_MAX: usize = if cfg!(test) { 8 << 20 } else { 512 << 20 };
+
+/// The most bytes of effects that one turn can hold, if clients can send commands of so many
+/// bytes: a transaction that is as long as may be, and then the longest command. A command records
+/// of its arguments at most twice what they hold (a sorted set keeps each member twice) and a
+/// little for each of them, or of what keys hold [`COMMAND_BYTES_MAX`].
+pub const fn turn_bytes_bound(query_bytes_max: usize) -> usize {
+    const ARGUMENT_BYTES: usize = 64;
+    let of_arguments = 2 * query_bytes_max + ARGS_MAX * ARGUMENT_BYTES;
+    let longest = if of_arguments > COMMAND_BYTES_MAX { of_arguments } else { COMMAND_BYTES_MAX };
+    TRANSACTION_BYTES_MAX + longest
+}
 
 /// A worker. All of its time arrives with the events, all of its randomness from the seed.
 pub struct Worker {
@@ -68,6 +83,8 @@ pub struct Worker {
     pub(crate) stats: Stats,
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
+    pub(crate) reserve_used: bool,
+    pub(crate) throttled: bool,
     pub(crate) stopping: bool,
     /// `CLIENT PAUSE`.
     pub(crate) pause: Option<Pause>,
@@ -80,9 +97,9 @@ pub struct Worker {
     turn: u64,
     turn_begun: bool,
     pub(crate) now: Time,
-    touched: Vec<ShardId>,
+    pub(crate) touched: Vec<ShardId>,
     /// Of effects that are not proposed yet.
-    turn_bytes: usize,
+    pub(crate) turn_bytes: usize,
     pub(crate) active: Vec<ConnId>,
     /// What the pipeline at hand looks up.
     places: Vec<Place>,
@@ -93,18 +110,23 @@ pub struct Worker {
 
     // The journal.
     pub(crate) ticket: u64,
-    in_flight: VecDeque<InFlight>,
-    in_flight_bytes: usize,
+    pub(crate) in_flight: VecDeque<InFlight>,
+    pub(crate) in_flight_bytes: usize,
 
     pub(crate) upkeep: crate::upkeep::Upkeep,
+    pub(crate) peers: Peers,
 }
 
 /// A frame under way to the journal.
 #[derive(Debug)]
-struct InFlight {
-    ticket: u64,
-    bytes: usize,
-    shards: Vec<(ShardId, u64)>,
+pub(crate) struct InFlight {
+    pub(crate) ticket: u64,
+    pub(crate) bytes: usize,
+    pub(crate) shards: Vec<(ShardId, u64)>,
+    /// Messages to other nodes that wait for it.
+    pub(crate) sends: Vec<(NodeId, ShardId, Vec<u8>)>,
+    /// When it was handed to the journal.
+    pub(crate) since: Millis,
 }
 
 /// What a worker starts with for each of its shards.
@@ -135,8 +157,21 @@ impl Worker {
             let shard = start.keyspace.shard();
             assert!(home(shard, config.workers) == id, "shard {shard} is not at home here");
             outputs.clear();
-            let opened =
+            let replicated = config.cluster.is_some();
+            if replicated {
+                let empty = start.keyspace.durable().applied == 0;
+                if start.log.is_lost() && empty {
+                    // It may hold a part of a snapshot.
+                    start.keyspace.distrust_table();
+                } else if !mutation::active(Mutation::ApplyTwice) {
+                    start.keyspace.load_requests().map_err(ReplayError::from)?;
+                }
+            }
+            let mut opened =
                 Shard::open(shard, start.log, start.durability, &mut start.keyspace, &mut outputs)?;
+            if replicated {
+                opened.replica = Some(Box::new(Replica::new(opened.log.commit())));
+            }
             worker_records.push((shard, std::mem::take(&mut outputs.persist), outputs.seq));
             db.insert(start.keyspace);
             shards[shard as usize] = Some(Box::new(opened));
@@ -161,6 +196,8 @@ impl Worker {
             stats: Stats::default(),
             prng: Prng::new(seed),
             disk_full: false,
+            reserve_used: false,
+            throttled: false,
             stopping: false,
             pause: None,
             held: Vec::new(),
@@ -179,6 +216,7 @@ impl Worker {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             upkeep: crate::upkeep::Upkeep::default(),
+            peers: Peers::new(config.cluster.as_ref()),
             config,
         };
         for (shard, records, seq) in worker_records {
@@ -187,6 +225,9 @@ impl Worker {
             if !records.is_empty() {
                 slot.persists += 1;
                 worker.submit(records, vec![(shard, seq)], true);
+            }
+            if worker.in_cluster() {
+                worker.stir(shard);
             }
         }
         Ok(worker)
@@ -205,7 +246,9 @@ impl Worker {
             Event::Persisted { ticket } => self.on_persisted(ticket),
             Event::Flushed { shard, mark } => self.on_flushed(shard, mark),
             Event::FlushWanted { shard } => self.on_flush_wanted(shard),
-            Event::DiskFull { full } => self.disk_full = full,
+            Event::DiskFull { full } => self.on_disk_full(full),
+            Event::ReserveUsed { used } => self.reserve_used = used,
+            Event::Throttled { on } => self.on_throttled(on),
             Event::PeerUp { node } => self.on_peer_up(node),
             Event::PeerDown { node } => self.on_peer_down(node),
             Event::Peer { from, bytes } => self.on_peer(from, bytes),
@@ -216,13 +259,21 @@ impl Worker {
         effects.append(&mut self.effects);
     }
 
-    /// Ends the turn: propose, persist, acknowledge, reply.
-    pub fn end_turn(&mut self, effects: &mut Vec<Effect>) {
-        self.propose_touched();
+    /// Ends the turn: propose, persist, acknowledge, reply. `now` is the time at its end: whatever
+    /// came in during the turn came before.
+    pub fn end_turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.in_cluster() {
+            self.settle_replicas(now.mono.max(self.now.mono));
+        } else {
+            self.propose_touched();
+        }
         self.send_replies();
         self.cut();
         self.return_shards();
         self.turn_begun = false;
+        if self.in_cluster() {
+            self.expect_tick(self.next_deadline());
+        }
         effects.append(&mut self.effects);
     }
 
@@ -231,7 +282,8 @@ impl Worker {
         let blocked = self.deadlines.first().map(|&(at, _)| at);
         let upkeep = self.upkeep_deadline();
         let pause = self.pause.map(|pause| pause.until);
-        [blocked, upkeep, pause].into_iter().flatten().min()
+        let replicas = if self.in_cluster() { self.replica_deadline() } else { None };
+        [blocked, upkeep, pause, replicas].into_iter().flatten().min()
     }
 
     /// How many frames, with how many bytes, are on their way to the journal.
@@ -244,8 +296,14 @@ impl Worker {
         self.db.iter().map(Keyspace::keys).sum()
     }
 
-    /// True while so much waits for the journal that nothing more should be read from clients.
+    /// True while so much waits for the journal that nothing more should be read from clients. On a
+    /// full disk that may last, and reads go on: writes are refused.
     pub fn is_saturated(&self) -> bool {
+        self.is_behind() && !self.disk_full
+    }
+
+    /// True while as much waits for the journal as may.
+    pub(crate) fn is_behind(&self) -> bool {
         self.in_flight_bytes > IN_FLIGHT_BYTES_MAX
     }
 
@@ -275,6 +333,9 @@ impl Worker {
         self.now = Time { wall: now.wall.max(self.now.wall), mono: now.mono.max(self.now.mono) };
         if self.turn == 1 {
             self.started = self.now;
+        }
+        if self.in_cluster() {
+            self.note_lateness();
         }
         if self.pause.is_some_and(|pause| pause.until <= self.now.mono) {
             self.end_pause();
@@ -428,7 +489,11 @@ impl Worker {
             self.cancel(job);
         }
         for worker in std::mem::take(&mut conn.forwarded) {
-            self.tell(worker, Message::Gone { conn: id });
+            if worker == self.id {
+                self.forget_client(worker, id);
+            } else {
+                self.tell(worker, Message::Gone { conn: id });
+            }
         }
     }
 
@@ -569,17 +634,21 @@ impl Worker {
         slot.uses += 1;
         if slot.turn != self.turn {
             slot.turn = self.turn;
-            keyspace.begin_batch(slot.log.next_index(), self.now.wall);
+            // Logged time never goes back, whoever leads.
+            let logged = if slot.replica.is_some() { keyspace.now() } else { 0 };
+            keyspace.begin_batch(slot.log.next_index(), self.now.wall.max(logged));
         }
         keyspace.reset_observed();
     }
 
-    fn batch_bytes(&self, shard: ShardId) -> usize {
+    pub(crate) fn batch_bytes(&self, shard: ShardId) -> usize {
         self.db.get(shard).map_or(0, |k| k.batch().len())
     }
 
-    /// Notes that upkeep changed a shard outside of any command.
-    pub(crate) fn changed(&mut self, shard: ShardId) {
+    /// Notes that upkeep changed a shard outside of any command, whose batch had so many bytes
+    /// before.
+    pub(crate) fn changed(&mut self, shard: ShardId, before: usize) {
+        self.turn_bytes += self.batch_bytes(shard) - before;
         let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
         if !slot.touched && self.db.get(shard).is_some_and(|k| !k.batch().is_empty()) {
             slot.touched = true;
@@ -636,7 +705,8 @@ impl Worker {
         self.ticket += 1;
         let bytes = records.iter().map(record_bytes).sum();
         self.in_flight_bytes += bytes;
-        self.in_flight.push_back(InFlight { ticket: self.ticket, bytes, shards });
+        let (ticket, since, sends) = (self.ticket, self.now.mono, Vec::new());
+        self.in_flight.push_back(InFlight { ticket, bytes, shards, sends, since });
         self.effects.push(Effect::Persist(Frame { ticket: self.ticket, records, sync }));
     }
 
@@ -644,6 +714,10 @@ impl Worker {
         while self.in_flight.front().is_some_and(|f| f.ticket <= ticket) {
             let frame = self.in_flight.pop_front().expect("the front was just seen");
             self.in_flight_bytes -= frame.bytes;
+            if self.in_cluster() {
+                self.replicas_persisted(frame);
+                continue;
+            }
             for (shard, seq) in frame.shards {
                 let slot = self.shards[shard as usize].as_mut().expect("it stays until quiet");
                 slot.persists -= 1;
@@ -707,6 +781,7 @@ impl Worker {
             conn.active = false;
             let bytes = conn.output.take(|shard| self.commits[shard as usize]);
             if !bytes.is_empty() {
+                conn.update_paused();
                 self.stats.output_bytes += bytes.len() as u64;
                 self.effects.push(Effect::Send { conn: id, bytes });
             }
@@ -719,14 +794,6 @@ impl Worker {
         self.active = active;
     }
 
-    // --- other nodes ---
-
-    fn on_peer_up(&mut self, _node: NodeId) {}
-
-    fn on_peer_down(&mut self, _node: NodeId) {}
-
-    fn on_peer(&mut self, _from: NodeId, _bytes: &[u8]) {}
-
     // --- other workers -----------------------------------------------------------------------
 
     pub(crate) fn tell(&mut self, to: WorkerId, message: Message) {
@@ -737,6 +804,11 @@ impl Worker {
         match message {
             Message::Forward(forwarded) => self.on_forward(from, forwarded),
             Message::Reply { conn, slot, bytes } => self.on_reply(conn, slot, bytes),
+            Message::Request(requested) => {
+                let Requested { shard, origin, proto, body } = *requested;
+                self.on_client_request(shard, origin, proto, body);
+            }
+            Message::Part { gather, shard, reply } => self.on_part(gather, shard, reply),
             Message::Gone { conn } => self.on_gone(from, conn),
             Message::Borrow { job, shards } => self.on_borrow(from, job, &shards),
             Message::Lend { job, shards } => self.on_lend(job, shards),
@@ -752,9 +824,11 @@ impl Worker {
         }
     }
 
-    fn on_reply(&mut self, id: ConnId, slot: u64, bytes: Vec<u8>) {
+    pub(crate) fn on_reply(&mut self, id: ConnId, slot: u64, bytes: Vec<u8>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let conn = &mut client.conn;
+        let for_us = bytes.first() == Some(&TOKENS);
+        let bytes = if for_us { Self::take_tokens(conn, &bytes) } else { bytes };
         conn.output.fill(slot, bytes);
         conn.update_paused();
         if conn.parked == Some(Parked::Slot(slot)) {
@@ -772,6 +846,8 @@ impl Worker {
                 self.advance(job);
             } else if let Some(conn) = self.resumed.pop() {
                 self.resume(conn);
+            } else if !self.peers.deliveries.is_empty() {
+                self.deliver_answers();
             } else {
                 return;
             }
@@ -817,7 +893,7 @@ pub(crate) struct Mode {
     pub(crate) retried: bool,
 }
 
-const TRANSACTION_TOO_LARGE: &[u8] =
+pub(crate) const TRANSACTION_TOO_LARGE: &[u8] =
     b"ERR The transaction has changed too much already: split it into smaller ones";
 
 type SmallCounts = smallvec::SmallVec<[usize; 4]>;
@@ -840,7 +916,7 @@ pub(crate) fn owned(args: &[&[u8]], block: &Block) -> crate::job::Args {
     }
 }
 
-fn record_bytes(record: &Record) -> usize {
+pub(crate) fn record_bytes(record: &Record) -> usize {
     match &record.body {
         quorate_log::Body::Entry(entry) => entry.payload.len() + 32,
         quorate_log::Body::State(state) => state.len() + 32,

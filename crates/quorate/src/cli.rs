@@ -31,6 +31,16 @@ Examples:
   quorate serve --listen 0.0.0.0:7000 --data /var/lib/quorate
   quorate serve --config quorate.toml            spaces with promises of their own, see below
 
+A cluster keeps a copy of everything on each of its nodes and goes on while more than half of them
+can talk to each other. Start one command on each machine, the list of peers being the same:
+
+  quorate serve --node 1 --listen 0.0.0.0:6379 --peers 1=host1:7379,2=host2:7379,3=host3:7379
+  quorate serve --node 2 --listen 0.0.0.0:6379 --peers 1=host1:7379,2=host2:7379,3=host3:7379
+  quorate serve --node 3 --listen 0.0.0.0:6379 --peers 1=host1:7379,2=host2:7379,3=host3:7379
+
+Clients may connect to any of them. What the nodes say to each other is neither encrypted nor
+authenticated: keep the peer addresses in a network of your own.
+
 Every setting can also come from the environment (QUORATE_LISTEN, QUORATE_DATA, ...) or from the
 file given by --config; a flag wins over the environment, and that over the file:
 
@@ -43,7 +53,13 @@ file given by --config; a flag wins over the environment, and that over the file
   name = \"cache\"
   prefix = \"cache:\"
   durability = \"relaxed\"
-  shards = 4";
+  shards = 4
+
+  [cluster]
+  name = \"quorate\"             # QUORATE_CLUSTER
+  node = 1                     # QUORATE_NODE
+  peers = [\"1=host1:7379\", \"2=host2:7379\", \"3=host3:7379\"]    # QUORATE_PEERS
+  peer_listen = \"0.0.0.0:7379\" # QUORATE_PEER_LISTEN";
 
 /// What `quorate serve` takes. `None` leaves it to the environment, the file, or the default.
 #[derive(Debug, Default, Args)]
@@ -61,6 +77,22 @@ pub(crate) struct ServeArgs {
     /// second (relaxed) [default: sync]
     #[arg(long, value_enum)]
     pub(crate) durability: Option<Durability>,
+
+    /// This node's id among the peers; makes it a node of a cluster
+    #[arg(long, value_name = "ID", help_heading = "Cluster")]
+    pub(crate) node: Option<u64>,
+
+    /// Every node of the cluster, this one included, the same list on each
+    #[arg(long, value_name = "ID=HOST:PORT,...", help_heading = "Cluster")]
+    pub(crate) peers: Option<String>,
+
+    /// Where the other nodes connect [default: the own entry in --peers]
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Cluster")]
+    pub(crate) peer_listen: Option<String>,
+
+    /// The cluster's name; nodes of clusters with other names are turned away [default: quorate]
+    #[arg(long, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) cluster: Option<String>,
 
     /// A TOML file with settings
     #[arg(long, value_name = "FILE", env = "QUORATE_CONFIG")]

@@ -1,6 +1,10 @@
 //! Settings: defaults, then a TOML file, then the environment, then flags.
 
+mod cluster;
+
 use crate::cli::{Durability, LogFormat, ServeArgs};
+pub(crate) use cluster::Cluster;
+use cluster::{ClusterSettings, Peers};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
@@ -34,10 +38,14 @@ pub(crate) struct Config {
     pub(crate) workers: u16,
     /// Such as "4 GiB"; empty: half of the machine's memory.
     pub(crate) memory: String,
+    /// What the tables may lack before writes wait for them, such as "4 GiB".
+    pub(crate) journal: String,
     pub(crate) log_format: LogFormat,
     pub(crate) log: String,
     #[serde(rename = "space")]
     pub(crate) spaces: Vec<Space>,
+    #[serde(rename = "cluster")]
+    cluster_settings: ClusterSettings,
     /// The file this came from.
     #[serde(skip)]
     pub(crate) file: Option<PathBuf>,
@@ -71,9 +79,11 @@ impl Default for Config {
             durability: Durability::Sync,
             workers: 0,
             memory: String::new(),
+            journal: "1 GiB".into(),
             log_format: LogFormat::Human,
             log: "info".into(),
             spaces: Vec::new(),
+            cluster_settings: ClusterSettings::default(),
             file: None,
         }
     }
@@ -96,6 +106,20 @@ struct Flags<'a> {
     log_format: Option<LogFormat>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<&'a String>,
+    cluster: ClusterFlags<'a>,
+}
+
+/// The same under the names of [`ClusterSettings`].
+#[derive(Serialize)]
+struct ClusterFlags<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers: Option<Peers>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_listen: Option<&'a String>,
 }
 
 impl Config {
@@ -119,10 +143,23 @@ impl Config {
             memory: args.memory.as_ref(),
             log_format: args.log_format,
             log: args.log.as_ref(),
+            cluster: ClusterFlags {
+                name: args.cluster.as_ref(),
+                node: args.node,
+                peers: args.peers.clone().map(Peers::Text),
+                peer_listen: args.peer_listen.as_ref(),
+            },
         };
-        let names = ["listen", "data", "durability", "workers", "memory", "log_format", "log"];
+        let names =
+            ["listen", "data", "durability", "workers", "memory", "journal", "log_format", "log"];
+        let of_cluster = ["cluster", "node", "peers", "peer_listen"];
+        let cluster = Env::prefixed("QUORATE_").only(&of_cluster).map(|name| match name.as_str() {
+            "cluster" => "cluster.name".into(),
+            name => format!("cluster.{name}").into(),
+        });
         let mut config: Self = figment
             .merge(Env::prefixed("QUORATE_").only(&names))
+            .merge(cluster)
             .merge(Serialized::defaults(flags))
             .extract()
             .map_err(|e| format!("a setting makes no sense: {e}"))?;
@@ -171,7 +208,14 @@ impl Config {
                 self.workers
             ));
         }
+        self.cluster()?;
+        self.journal_bytes()?;
         self.memory_bytes().map(|_| ())
+    }
+
+    /// The cluster this node is part of, if any.
+    pub(crate) fn cluster(&self) -> Result<Option<Cluster>, String> {
+        Cluster::new(&self.cluster_settings)
     }
 
     /// How many workers serve clients.
@@ -181,6 +225,16 @@ impl Config {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         u16::try_from(cores / 2).unwrap_or(u16::MAX).max(1)
+    }
+
+    /// Bytes of the journal that the tables may lack before writes wait.
+    pub(crate) fn journal_bytes(&self) -> Result<u64, String> {
+        parse_bytes(&self.journal).filter(|&bytes| bytes >= 64 << 20).ok_or_else(|| {
+            format!(
+                "journal = '{}' is no size of at least 64 MiB; write it as \"512 MiB\" or \"4 GiB\"",
+                self.journal
+            )
+        })
     }
 
     /// Bytes of memory for data.

@@ -6,27 +6,30 @@
 //! journal   one append and sync for all workers    ┘ ◀─ (journal.rs)
 //! store     flushes to the LSM trees (store.rs)
 //! tidy      compacts them
+//! peers     links to the other nodes of the cluster (peers.rs)
 //! ```
 
+mod damage;
 mod datadir;
+mod found;
 mod inbox;
 mod journal;
+mod peers;
 mod store;
 mod worker;
 
 use crate::cli::{Durability, ServeArgs};
-use crate::config::Config;
+use crate::config::{Cluster, Config};
 use datadir::DataDir;
+use found::Found;
 use inbox::{Inboxes, Input};
-use quorate_base::{Index, ShardId};
-use quorate_data::Keyspace;
-use quorate_data::table::Table;
-use quorate_log::raft::{RaftLog, RestoreError, Restored};
+use peers::Outboxes;
+use quorate_log::raft::RestoreError;
 use quorate_node::config::{About, Space};
-use quorate_node::{CLIENTS_MAX, ShardStart, Time, Worker, home};
-use quorate_storage::journal::{FileDisk, Journal, JournalError, Options, Recovered};
-use quorate_storage::store::{Store, StoreError, StoreOptions};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use quorate_node::{CLIENTS_MAX, ShardStart, Time, Worker};
+use quorate_storage::journal::JournalError;
+use quorate_storage::store::StoreError;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -40,17 +43,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 pub(crate) use quorate_node::WorkerId;
 
-/// The only replica of every shard, until there are more nodes.
-const NODE_ID: u64 = 1;
-
 /// Bytes that change in a shard before they are flushed.
 const FLUSH_BYTES: usize = 4 << 20;
-
-/// The journal's segments: small enough that zeroing one holds up writes for milliseconds only.
-const SEGMENT_BYTES: u64 = 16 << 20;
-
-/// Segments kept to be used again; as many as the journal has when it is long.
-const SEGMENTS_PREPARED: usize = 16;
 
 /// How long accepting pauses after it failed, usually for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -72,6 +66,11 @@ pub(crate) enum ServeError {
     Config(String),
     #[error("cannot listen on {address}: {source}; {}", listen_hint(source))]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error(
+        "cannot wait for other nodes on {address}: {source}; give an address of this machine \
+             that no other process listens on with --peer-listen ADDR:PORT"
+    )]
+    ListenPeers { address: String, source: std::io::Error },
     #[error("cannot {doing} {}: {source}; check its permissions and the disk, or choose another \
              directory with --data", path.display())]
     DataDir { doing: &'static str, path: PathBuf, source: std::io::Error },
@@ -86,6 +85,8 @@ pub(crate) enum ServeError {
     #[error("{} was written in format {found}, and this version knows format {known}; use the \
              version that wrote it", path.display())]
     Format { path: PathBuf, found: u32, known: u32 },
+    #[error("the data directory {} is another's: {reason}", path.display())]
+    Cluster { path: PathBuf, reason: String },
     #[error("the space {space} is {} the data directory ({}) and {} the configuration; keys would \
              be lost from sight. Start with the spaces that the data was written with, or with \
              another directory", if *stored { "in" } else { "not in" }, path.display(),
@@ -164,10 +165,30 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     allow_files();
     let listener = TcpListener::bind(config.listen)
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
+    let cluster = config.cluster().map_err(ServeError::Config)?;
+    let membership = cluster.map(Membership::listen).transpose()?;
     let dir = DataDir::open(&config)?;
-    let node = Node::start(&config, &dir, started)?;
+    let node = Node::start(&config, &dir, membership, started)?;
     announce(&config, &dir, &node, started);
     node.wait(listener)
+}
+
+/// A cluster, and where its other nodes connect.
+struct Membership {
+    cluster: Cluster,
+    listener: TcpListener,
+}
+
+impl Membership {
+    fn listen(cluster: Cluster) -> Result<Self, ServeError> {
+        if let Some(warning) = cluster.warning() {
+            tracing::warn!("{warning}");
+        }
+        let listener = TcpListener::bind(&cluster.listen).map_err(|source| {
+            ServeError::ListenPeers { address: cluster.listen.clone(), source }
+        })?;
+        Ok(Self { cluster, listener })
+    }
 }
 
 /// Has the system look for clients that vanished without a word.
@@ -190,60 +211,19 @@ struct Node {
     store: Sender<store::Request>,
     workers: Vec<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
+    cluster: Option<Cluster>,
     keys: u64,
     replayed: usize,
     cut_bytes: u64,
 }
 
-/// What the data directory holds, ready for the threads.
-struct Found {
-    store: Arc<Store>,
-    journal: Journal<FileDisk>,
-    starts: Vec<Vec<ShardStart>>,
-    /// How much of each shard's log its table contains.
-    durable: HashMap<ShardId, Index>,
-    replayed: usize,
-    cut_bytes: u64,
-}
-
-impl Found {
-    fn read(dir: &DataDir, config: &quorate_node::Config) -> Result<Self, ServeError> {
-        let store = Arc::new(Store::open(dir.store(), StoreOptions::default())?);
-        let disk = FileDisk::open(&dir.journal(), true).map_err(|source| ServeError::DataDir {
-            doing: "open the journal in",
-            path: dir.journal(),
-            source,
-        })?;
-        let options = Options {
-            id: dir.identity.journal,
-            segment_bytes: SEGMENT_BYTES,
-            prepared_max: SEGMENTS_PREPARED,
-        };
-        let (journal, mut recovered) = Journal::open(disk, options)?;
-        let cut_bytes = recovered.report.cut_bytes;
-        if cut_bytes > 0 {
-            tracing::warn!(cut_bytes, "the journal ended in a torn write, which was cut");
-        }
-        let starts = (0..config.workers).map(|_| Vec::new()).collect();
-        let mut found =
-            Self { store, journal, starts, durable: HashMap::new(), replayed: 0, cut_bytes };
-        for space in config.map.spaces() {
-            let durability = config.spaces[usize::from(space.id)].durability;
-            for shard in space.first..space.first + space.shards {
-                let table = found.store.table(shard);
-                found.durable.insert(shard, table.mark().applied);
-                let (start, entries) =
-                    restore(shard, table, &mut recovered, durability, dir.identity.seed)?;
-                found.replayed += entries;
-                found.starts[usize::from(home(shard, config.workers))].push(start);
-            }
-        }
-        Ok(found)
-    }
-}
-
 impl Node {
-    fn start(config: &Config, dir: &DataDir, started: Instant) -> Result<Self, ServeError> {
+    fn start(
+        config: &Config,
+        dir: &DataDir,
+        membership: Option<Membership>,
+        started: Instant,
+    ) -> Result<Self, ServeError> {
         let node_config = Arc::new(node_config(config, dir)?);
         // In a thread that ends: what it allocates is the workers' to use again. Memory of a
         // thread that lives on and allocates no more would be lost to them.
@@ -251,13 +231,16 @@ impl Node {
             scope.spawn(|| Found::read(dir, &node_config)).join().expect("a panic ends the process")
         })?;
         let workers = node_config.workers;
+        let clock = Clock { started };
         let (inboxes, receivers) = Inboxes::new(workers);
+        let outboxes = membership.as_ref().map(|m| Arc::new(Outboxes::new(&m.cluster)));
         let (journal_sender, journal_requests) = channel();
         let (store_sender, store_requests) = channel();
         let outlets = worker::Outlets {
             inboxes: inboxes.clone(),
             journal: journal_sender.clone(),
             store: store_sender.clone(),
+            peers: outboxes.clone(),
             fatal: Fatal,
             last_conn: Arc::new(AtomicU64::new(0)),
             connected: Arc::default(),
@@ -272,6 +255,7 @@ impl Node {
             store: store_sender.clone(),
             workers: Vec::new(),
             others: Vec::new(),
+            cluster: membership.as_ref().map(|m| m.cluster.clone()),
             keys: 0,
             replayed: found.replayed,
             cut_bytes: found.cut_bytes,
@@ -284,6 +268,9 @@ impl Node {
             fatal: Fatal,
             durable: found.durable,
             held: VecDeque::new(),
+            bytes_max: config.journal_bytes().map_err(ServeError::Config)?,
+            told: journal::Told::default(),
+            store_waits: false,
         };
         node.others.push(spawn("journal".into(), move || thread.run())?);
         let (untidy_sender, untidy) = channel();
@@ -292,22 +279,30 @@ impl Node {
             untidy,
             tidied: node.store.clone(),
             fatal: Fatal,
+            postponed: BTreeSet::new(),
         };
         // It ends with the process: a compaction may be cut short at any point.
         spawn("tidy".into(), move || thread.run())?;
         let thread = store::StoreThread {
             store: found.store,
             requests: store_requests,
-            inboxes,
+            inboxes: inboxes.clone(),
             journal: journal_sender,
             fatal: Fatal,
             waiting: VecDeque::new(),
+            retried: Instant::now(),
+            undurable: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: untidy_sender,
+            short: BTreeSet::new(),
         };
         node.others.push(spawn("store".into(), move || thread.run())?);
-        node.start_workers(&node_config, &outlets, found.starts, receivers, Clock { started })?;
+        node.start_workers(&node_config, &outlets, found.starts, receivers, clock)?;
+        if let (Some(membership), Some(outboxes)) = (membership, outboxes) {
+            let cluster_id = dir.identity.cluster_id();
+            peers::start(membership, cluster_id, clock, inboxes, outboxes)?;
+        }
         Ok(node)
     }
 
@@ -421,30 +416,6 @@ impl Node {
     }
 }
 
-/// One shard as its table and the journal have it.
-fn restore(
-    shard: u32,
-    table: Box<dyn Table>,
-    recovered: &mut Recovered,
-    durability: quorate_node::Durability,
-    seed: u64,
-) -> Result<(ShardStart, usize), ServeError> {
-    let mark = table.mark();
-    let from_journal = recovered.shards.remove(&shard).unwrap_or_default();
-    let entries = from_journal.entries.iter().filter(|e| e.index > mark.applied).count();
-    let restored = Restored {
-        state: (!from_journal.state.is_empty()).then_some(from_journal.state),
-        entries: from_journal.entries,
-        applied: mark.applied,
-        applied_term: mark.term,
-        lost: false,
-    };
-    let log = RaftLog::new(shard, NODE_ID, &[NODE_ID], restored, seed ^ u64::from(shard))
-        .map_err(|source| ServeError::Restore { shard, source })?;
-    let keyspace = Box::new(Keyspace::new(shard, seed, table));
-    Ok((ShardStart { keyspace, log: Box::new(log), durability }, entries))
-}
-
 fn node_config(config: &Config, dir: &DataDir) -> Result<quorate_node::Config, ServeError> {
     let durability = |d| match d {
         Durability::Sync => quorate_node::Durability::Sync,
@@ -466,7 +437,10 @@ fn node_config(config: &Config, dir: &DataDir) -> Result<quorate_node::Config, S
         workers: config.worker_count(),
         map: dir.identity.map(),
         spaces: spaces.collect(),
-        cluster: None,
+        cluster: dir.identity.cluster.as_ref().map(|cluster| quorate_node::config::Cluster {
+            node: cluster.node,
+            nodes: cluster.nodes.clone(),
+        }),
         memory_bytes_max: config.memory_bytes().map_err(ServeError::Config)?,
         flush_bytes: FLUSH_BYTES,
         query_buffer_bytes_max: QUERY_BUFFER_BYTES_MAX,
@@ -511,17 +485,21 @@ fn allow_files() {
 
 /// Tells the user what runs and what to do next.
 fn announce(config: &Config, dir: &DataDir, node: &Node, started: Instant) {
-    let durability = match config.durability {
-        Durability::Sync => "sync     every write is on disk before its reply",
-        Durability::Relaxed => "relaxed  writes are on disk within a second of their reply",
+    let durability = match (config.durability, &node.cluster) {
+        (Durability::Sync, None) => "sync     every write is on disk before its reply",
+        (Durability::Sync, Some(_)) => {
+            "sync     every write is on the disks of more than half of the nodes before its reply"
+        }
+        (Durability::Relaxed, _) => "relaxed  writes are on disk within a second of their reply",
     };
     let mut out = std::io::stdout().lock();
     let _ = writeln!(
         out,
-        "\n  Quorate {version}\n\n  listening   {listen}\n  data        {data}\n  durability  \
+        "\n  Quorate {version}\n\n{cluster}  listening   {listen}\n  data        {data}\n  durability  \
          {durability}\n  workers     {workers}\n  keys        {keys}, recovered in {ms} ms\
          {replayed}\n\n  Try it:     redis-cli -p {port} set greeting hello\n  Stop it:    Ctrl-C\n",
         version = env!("CARGO_PKG_VERSION"),
+        cluster = node.cluster.as_ref().map_or_else(String::new, introduce),
         listen = config.listen,
         data = dir.path.display(),
         workers = node.inboxes.len(),
@@ -536,4 +514,19 @@ fn announce(config: &Config, dir: &DataDir, node: &Node, started: Instant) {
     );
     tracing::info!(listen = %config.listen, data = %dir.path.display(), keys = node.keys,
         cut_bytes = node.cut_bytes, "ready");
+}
+
+/// A node of a cluster, in lines of the same form.
+fn introduce(cluster: &Cluster) -> String {
+    let mut text = format!("  node        {} of cluster '{}'\n", cluster.node, cluster.name);
+    for (at, (node, address)) in cluster.peers.iter().enumerate() {
+        let title = if at == 0 { "peers" } else { "" };
+        let own = if *node == cluster.node {
+            format!(" (this node, waits on {})", cluster.listen)
+        } else {
+            String::new()
+        };
+        text += &format!("  {title:<12}{node} at {address}{own}\n");
+    }
+    text
 }

@@ -2,55 +2,22 @@
 //!
 //! What a crash can do is cut off, and said. What it cannot do is refused, with the place, and
 //! nothing is changed: the damaged file may still be repaired.
-//!
-//! The tests know this much of the layout: a frame starts at a multiple of 4096 bytes with
-//! `QUOJNL`; its sequence number is at 24, the mark (everything up to there was durable) at 32,
-//! the length of its body at 48, the body at 80.
 
 mod common;
 
+use common::journal::{self, BLOCK_BYTES, BODY_AT, Frame, flip};
 use common::node::run_to_end;
 use common::{Node, free_address};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-const BLOCK_BYTES: usize = 4096;
-const BODY_AT: usize = 80;
 const KEYS: u64 = 50;
 
-/// A frame as the tests see it.
-#[derive(Clone, Debug)]
-struct Frame {
-    path: PathBuf,
-    offset: u64,
-    sequence: u64,
-    mark: u64,
-    body_bytes: u64,
-}
-
 fn frames(data: &Path) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    for entry in std::fs::read_dir(data.join("journal")).expect("a node has a journal") {
-        let path = entry.expect("a readable directory").path();
-        let bytes = std::fs::read(&path).expect("a segment");
-        for (n, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
-            if !block.starts_with(b"QUOJNL") {
-                continue;
-            }
-            let u64_at =
-                |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().expect("eight bytes"));
-            frames.push(Frame {
-                path: path.clone(),
-                offset: (n * BLOCK_BYTES) as u64,
-                sequence: u64_at(24),
-                mark: u64_at(32),
-                body_bytes: u64_at(48) & 0xffff_ffff,
-            });
-        }
-    }
-    frames.sort_by_key(|f| f.sequence);
+    let frames = journal::frames(data);
     assert!(frames.len() as u64 >= KEYS, "every acknowledged write has a frame: {frames:?}");
     frames
 }
@@ -65,14 +32,6 @@ fn written() -> TempDir {
     }
     node.kill();
     data
-}
-
-fn flip(frame: &Frame, at: u64) {
-    let file = File::options().read(true).write(true).open(&frame.path).expect("a segment");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, frame.offset + at).expect("it is inside");
-    byte[0] ^= 0x10;
-    file.write_all_at(&byte, frame.offset + at).expect("a file of ours");
 }
 
 /// Makes the last frame with data the last frame of all, as if the ones behind it had not been
@@ -152,4 +111,45 @@ fn damage_to_synced_data_is_refused_with_its_place_and_changes_nothing() {
         flip(middle, at);
     }
     assert_there(data.path(), 0);
+}
+
+#[test]
+fn a_segment_that_is_missing_is_refused_by_its_name() {
+    const VALUE_BYTES: usize = 1 << 20;
+    let data = TempDir::new().expect("a temporary directory");
+    let mut node = Node::start(data.path(), &["--workers", "1"]);
+    let mut client = node.client();
+    // Its shard is not flushed, so that the journal keeps everything since.
+    assert_eq!(client.line("SET idle 1").bytes(), b"OK");
+    let value = "v".repeat(VALUE_BYTES);
+    for n in 0..2 * KEYS {
+        assert_eq!(client.call(&["SET", &format!("{{busy}}{}", n % 4), &value]).bytes(), b"OK");
+    }
+    node.kill();
+    let used: BTreeSet<PathBuf> = frames(data.path()).into_iter().map(|f| f.path).collect();
+    assert!(used.len() >= 4, "{used:?}");
+
+    let listed = || {
+        let entries = std::fs::read_dir(data.path().join("journal")).expect("a journal");
+        entries.map(|e| e.expect("a readable directory").path()).collect::<BTreeSet<_>>()
+    };
+    for missing in [0, used.len() / 2, used.len() - 2] {
+        let path = used.iter().nth(missing).expect("it is one of them");
+        let aside = data.path().join("aside");
+        std::fs::rename(path, &aside).expect("a file of ours");
+        let before = listed();
+        let exit = run_to_end(free_address(), data.path(), &["--workers", "1"]);
+        assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+        let path = path.display().to_string();
+        for word in ["is damaged", &path, "the segment is missing", "Nothing was changed"] {
+            assert!(exit.stderr.contains(word), "'{word}' is missing: {exit:?}");
+        }
+        assert_eq!(listed(), before);
+        std::fs::rename(&aside, path).expect("a file of ours");
+    }
+
+    let node = Node::start(data.path(), &["--workers", "1"]);
+    let mut client = node.client();
+    assert_eq!(client.line("GET idle").bytes(), b"1");
+    assert_eq!(client.line("STRLEN {busy}0").number(), Some(VALUE_BYTES as i64));
 }

@@ -279,6 +279,64 @@ fn a_full_disk_does_not_need_room_for_flushes() {
     fill_disk("{one}k", 200, 0);
 }
 
+#[test]
+fn a_full_disk_has_room_again_once_keys_are_deleted() {
+    const MEGABYTES: u32 = 512;
+    const KEYS: u64 = 1200;
+    let Some(disk) = SmallDisk::mount(MEGABYTES) else { return };
+    let mut node = Node::start(&disk.path().join("data"), &[]);
+    let mut client = node.client();
+    let value = "v".repeat(100 << 10);
+    for n in 0..KEYS {
+        assert_eq!(client.call(&["SET", &format!("k{n}"), &value]).bytes(), b"OK", "there is room");
+    }
+    disk.fill(50 << 20);
+    eventually("the disk is full", || {
+        client.call(&["SET", "k3", "1"]).text().starts_with("MISCONF").then_some(())
+    });
+    assert_eq!(client.line("STRLEN k1").number(), Some(value.len() as i64));
+    assert_eq!(client.line("DEL k0 k1").number(), Some(2));
+    assert_eq!(client.line("EXPIRE k2 0").number(), Some(1));
+    assert_eq!(client.line("DBSIZE").number(), Some(KEYS as i64 - 3));
+    assert_eq!(client.line("FLUSHALL").bytes(), b"OK");
+    // Nobody makes room but the node itself.
+    eventually("writes are accepted again", || {
+        (client.call(&["SET", "more", "1"]).bytes() == b"OK").then_some(())
+    });
+    node.kill();
+    let mut node = node.restart();
+    let mut client = node.client();
+    assert_eq!(client.line("DBSIZE").number(), Some(1));
+    assert_eq!(client.line("GET more").bytes(), b"1");
+    assert!(node.terminate().status.success());
+}
+
+#[test]
+fn a_node_whose_journal_may_be_short_takes_all_writes_and_stops_cleanly() {
+    let data = directory();
+    let config = data.path().join("quorate.toml");
+    std::fs::write(&config, "journal = \"64 MiB\"\n").expect("a file in a directory of ours");
+    let config = config.display().to_string();
+    let mut node = Node::start(&data.path().join("data"), &["--config", &config, "--workers", "2"]);
+    let mut client = node.client();
+    let value = "v".repeat(1 << 20);
+    for n in 0..400 {
+        assert_eq!(client.call(&["SET", &format!("k{}", n % 100), &value]).bytes(), b"OK");
+    }
+    let bytes: u64 = std::fs::read_dir(data.path().join("data/journal"))
+        .expect("a node has a journal")
+        .filter_map(|entry| entry.ok()?.metadata().ok())
+        .map(|metadata| metadata.len())
+        .sum();
+    // Besides what writes wait for there are segments to be used again, and the current one.
+    assert!(bytes < 64 + 400 << 20, "{bytes}");
+    assert!(node.terminate().status.success());
+
+    std::fs::write(&config, "journal = \"1 MiB\"\n").expect("a file in a directory of ours");
+    let other = data.path().join("other");
+    refused(&other, &["--config", &config], &["journal = '1 MiB' is no size of at least 64 MiB"]);
+}
+
 /// Fills the disk until `left` bytes are left, while `keys` keys are written over and over.
 fn fill_disk(prefix: &str, keys: u64, left: u64) {
     const MEGABYTES: u32 = 512;

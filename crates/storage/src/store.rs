@@ -18,7 +18,8 @@
 //! - Removing a prefix costs at most a few thousand tombstones at once (see `gone`).
 //! - A directory without a pointer, and a generation the pointer does not name, are leftovers and
 //!   are removed when the store opens.
-//! - The first failed write or sync of a shard ends its writing; only reopening continues.
+//! - The first failed write or sync of a shard ends its writing; only reopening continues. A
+//!   lack of room is no such failure: it leaves files that the tree goes on without, unless the manifest was switched already (see `shard`).
 //! - Readers hold a [`snapshot`] and take no lock that is held across disk work.
 //! - What is not persisted lies in sorted runs in memory, which `persist` writes as one table (see
 //!   `recent`); a shard has a bounded number of overlapping runs, in memory and on disk.
@@ -79,6 +80,10 @@ pub struct StoreStats {
     pub runs_max: usize,
 }
 
+/// What stays free of the disk when a compaction begins, besides what it may write: whatever else
+/// is written meanwhile must not fail for want of room.
+pub const COMPACT_RESERVE_BYTES: u64 = 32 << 20;
+
 /// What the shards of a store share.
 struct Shared {
     cache: Arc<Cache>,
@@ -137,7 +142,8 @@ impl Store {
     }
 
     /// Makes everything written to `shard` durable and returns its mark. Without anything new this
-    /// touches no file.
+    /// touches no file. [`StoreError::Full`] means that there is no room, or none for a
+    /// compaction without which nothing more can be written, and that nothing was changed.
     pub fn persist(&self, shard: ShardId) -> Result<Mark, StoreError> {
         self.shard(shard).persist()
     }
@@ -146,9 +152,19 @@ impl Store {
     /// of pairs of a removed prefix, or a compaction, which now and then rewrites the whole shard.
     /// True when it changed something, so there may be more to do. It may add to
     /// [`Store::unpersisted_bytes`], up to a bound.
+    ///
+    /// [`StoreError::Full`] means that the disk had no room for a compaction, and that the shard is
+    /// as it was: try again when there is. A caller that asks [`Store::maintain_bytes`] first is
+    /// spared most of these.
     /// May run beside `write` and `persist`; one call for each shard at a time.
     pub fn maintain(&self, shard: ShardId) -> Result<bool, StoreError> {
         self.shard(shard).maintain()
+    }
+
+    /// The bytes of disk that the next [`Store::maintain`] of `shard` may need before it gives any
+    /// back, [`COMPACT_RESERVE_BYTES`] included; 0 if it needs none.
+    pub fn maintain_bytes(&self, shard: ShardId) -> u64 {
+        self.shard(shard).maintain_bytes()
     }
 
     /// Forgets `shard`; durable on return. Its readers see an empty table from now on.
@@ -163,9 +179,7 @@ impl Store {
 
     /// Bytes of the disk that are free for this process.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        let stat = rustix::fs::statvfs(&self.dir)
-            .map_err(|e| StoreError::io("ask the free bytes of", &self.dir, e.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        files::free_bytes(&self.dir)
     }
 
     /// Figures for INFO.

@@ -115,6 +115,7 @@ fn restore(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     if expiry.is_some_and(|at| at <= ctx.now) {
         ctx.db.delete(key)?;
     } else {
+        ctx.settings.check_logged(value.logged_bytes())?;
         ctx.db.put_value(key, &value, expiry)?;
         if let Some(idle) = options.idle_seconds {
             ctx.db.set_accessed(key, seconds(ctx.now).wrapping_sub(idle));

@@ -80,6 +80,7 @@ fn rename(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         return Err(Error::NoSuchKey);
     }
     if args[1] != args[2] {
+        check_rename(ctx, args[1], args[2])?;
         ctx.db.rename(args[1], args[2])?;
     }
     ctx.reply.ok();
@@ -92,10 +93,20 @@ fn renamenx(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     }
     let free = !ctx.db.exists(args[2])?;
     if free {
+        check_rename(ctx, args[1], args[2])?;
         ctx.db.rename(args[1], args[2])?;
     }
     ctx.reply.int(i64::from(free));
     Ok(())
+}
+
+/// Refuses to copy too much to another shard. Within a shard a value moves as it is.
+fn check_rename(ctx: &mut Ctx<'_>, from: &[u8], to: &[u8]) -> Result<(), Error> {
+    if ctx.db.map().place(from).shard == ctx.db.map().place(to).shard {
+        return Ok(());
+    }
+    let bytes = ctx.db.entry_untouched(from)?.map_or(0, Entry::logged_bytes);
+    ctx.settings.check_logged(bytes)
 }
 
 /// A database number; only 0 exists.
@@ -133,6 +144,10 @@ fn copy(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         return Err(SAME_OBJECT);
     }
     let copied = ctx.db.exists(from)? && (replace || !ctx.db.exists(to)?);
+    if copied {
+        let bytes = ctx.db.entry_untouched(from)?.map_or(0, Entry::logged_bytes);
+        ctx.settings.check_logged(bytes)?;
+    }
     if copied && let Some((value, expiry)) = ctx.db.value(from)? {
         ctx.db.put_value(to, &value, expiry)?;
     }

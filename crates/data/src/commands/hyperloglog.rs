@@ -111,7 +111,9 @@ fn count_one(ctx: &mut Ctx<'_>, key: &[u8]) -> Result<(), Error> {
             let mut own = Registers::default();
             own.merge(value)?;
             let count = own.count();
-            ctx.db.patch_string(key, CACHE.start, &count.to_le_bytes())?;
+            if ctx.settings.records_counts {
+                ctx.db.patch_string(key, CACHE.start, &count.to_le_bytes())?;
+            }
             count
         }
     };

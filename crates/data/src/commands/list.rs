@@ -4,6 +4,7 @@
 use crate::command::{Ctx, FIRST, FIRST_TWO, Keys, Spec, flag};
 use crate::entry::{Coll, Kind};
 use crate::error::Error;
+use crate::logged::element_bytes;
 use crate::parse;
 use crate::sorted::Sub;
 use edit::{ListMut, Shrink};
@@ -108,6 +109,8 @@ fn push(ctx: &mut Ctx<'_>, key: &[u8], elements: &[&[u8]], end: End) -> Result<(
 /// Sets `key` to the list of `elements`, whatever it held before; without elements the key is
 /// gone. For SORT with STORE.
 pub(crate) fn store(ctx: &mut Ctx<'_>, key: &[u8], elements: &[&[u8]]) -> Result<(), Error> {
+    // The positions of elements that are appended are short.
+    ctx.settings.check_logged(elements.iter().map(|e| element_bytes(&[0; 9], e)).sum())?;
     ctx.db.delete(key)?;
     if elements.is_empty() {
         return Ok(());
@@ -170,6 +173,11 @@ fn reply_and_drop(ctx: &mut Ctx<'_>, key: &[u8], end: End, count: usize) -> Resu
         ctx.db.delete(key)?;
     } else if count > 0 {
         let mut list = ListMut::open(ctx.db, key)?;
+        let names = list.elements().iter().map(|(sub, _)| sub);
+        match end {
+            End::Left => ctx.settings.check_removed(&list, names.take(count))?,
+            End::Right => ctx.settings.check_removed(&list, names.rev().take(count))?,
+        }
         for _ in 0..count {
             list.pop(end);
         }
@@ -254,6 +262,8 @@ fn ltrim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         ctx.db.delete(args[1])?;
     } else if to - from < len {
         let mut list = ListMut::open(ctx.db, args[1])?;
+        let ends = list.elements().iter_ranks(0, from).chain(list.elements().iter_ranks(to, len));
+        ctx.settings.check_removed(&list, ends.map(|(sub, _)| sub))?;
         for _ in 0..from {
             list.pop(End::Left);
         }
@@ -330,6 +340,7 @@ fn lrem(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         ctx.db.delete(args[1])?;
     } else if !doomed.is_empty() {
         let mut list = ListMut::open(ctx.db, args[1])?;
+        ctx.settings.check_removed(&list, doomed.iter().map(Sub::as_slice))?;
         for sub in &doomed {
             list.remove(sub);
         }

@@ -9,6 +9,7 @@ use crate::command::{Ctx, EVERY, FIRST, FIRST_TWO, Keys, Spec, flag};
 use crate::db::{Db, Value};
 use crate::entry::{Coll, Kind};
 use crate::error::Error;
+use crate::logged::element_bytes;
 use crate::parse;
 use crate::scan::{self, Walk};
 use crate::settings::Settings;
@@ -190,10 +191,14 @@ fn spop(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     let member = |rank| set.elements().nth(rank).expect("the rank is below the length").0;
     let members: Vec<Sub> = ranks.into_iter().map(|rank| Sub::from_slice(member(rank))).collect();
     ctx.reply.set(members.len());
-    for member in members {
-        set.remove(&member);
-        ctx.reply.bulk(&member);
+    members.iter().for_each(|member| ctx.reply.bulk(member));
+    if members.len() == set.len() {
+        drop(set);
+        ctx.db.delete(args[1])?;
+        return Ok(());
     }
+    ctx.settings.check_removed(&set, members.iter().map(Sub::as_slice))?;
+    members.iter().for_each(|member| drop(set.remove(member)));
     Ok(())
 }
 
@@ -294,6 +299,7 @@ fn store(ctx: &mut Ctx<'_>, args: &[&[u8]], operation: Operation) -> Result<(), 
         Operation::Union | Operation::Diff => INTSET,
     };
     let numbers = members.iter().all(|member| parse::integer(member).is_some());
+    ctx.settings.check_logged(members.iter().map(|m| element_bytes(m, b"")).sum())?;
     let members: Vec<Sub> = members.into_iter().map(Sub::from_slice).collect();
     ctx.db.delete(to)?;
     if !members.is_empty() {

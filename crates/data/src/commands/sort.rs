@@ -277,9 +277,13 @@ fn store(
     options: &Options<'_>,
 ) -> Result<(), Error> {
     let mut values: Vec<Sub> = Vec::new();
+    let mut bytes = 0;
     for element in elements {
         for get in &options.gets {
             let value = get.resolve(ctx.db, element)?.unwrap_or_default();
+            // Before so much is gathered: the same large value may be asked for many times.
+            bytes += value.len();
+            ctx.settings.check_logged(bytes)?;
             values.push(Sub::from_slice(value));
         }
     }

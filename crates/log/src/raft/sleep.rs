@@ -1,9 +1,9 @@
 //! Groups in which nothing happens cost nothing.
 //!
 //! A leader goes to sleep when, for two heartbeats, nothing was asked of it, and everybody holds
-//! and knows everything: each peer acknowledged the last entry and said that it knows it to be
-//! agreed on, the node has applied it, no read is pending and no change or hand-over is under
-//! way. It tells the peers to sleep, and sends and times nothing any more. A follower sleeps when
+//! and knows everything: each peer, in the session under way, acknowledged the last entry and
+//! said that it knows it to be agreed on, the node has applied it, no read is pending and no
+//! change or hand-over is under way. It tells the peers to sleep, and sends and times nothing any more. A follower sleeps when
 //! told so by its leader in its term, if its log ends where the leader says and it knows all of
 //! it to be agreed on. Losing that message is harmless: that follower will ask for votes, and
 //! everybody wakes.
@@ -41,6 +41,8 @@ pub(super) struct Sleep {
     pub(super) quiet_ticks: u64,
     /// Peers whose nodes are known to be out of reach.
     gone: Vec<NodeId>,
+    /// Peers that said nothing since their session began: what is known of them may be old.
+    unheard: Vec<NodeId>,
 }
 
 impl RaftLog {
@@ -75,6 +77,20 @@ impl RaftLog {
         if self.raft.leader_id == peer || self.leading.is_some() {
             self.wake();
         }
+    }
+
+    /// A session with `peer` begins.
+    pub(super) fn expect_peer(&mut self, peer: NodeId) {
+        self.sleep.quiet_ticks = 0;
+        if !self.sleep.unheard.contains(&peer) {
+            self.sleep.unheard.push(peer);
+        }
+    }
+
+    /// Something came from `peer`.
+    pub(super) fn hear_peer(&mut self, peer: NodeId) {
+        self.find_peer(peer);
+        self.sleep.unheard.retain(|unheard| *unheard != peer);
     }
 
     /// `peer` is there, or there again; whether it was gone.
@@ -126,7 +142,9 @@ impl RaftLog {
             && self.raft.prs().iter().all(|(id, peer)| {
                 *id == self.id
                     || self.is_gone(*id)
-                    || (peer.matched == last && peer.committed_index == last)
+                    || (peer.matched == last
+                        && peer.committed_index == last
+                        && !self.sleep.unheard.contains(id))
             })
     }
 

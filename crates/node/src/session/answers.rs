@@ -14,6 +14,7 @@ impl Worker {
         match question {
             Question::Info(_) => Answer::Stats(Box::new(self.stats_now(asker))),
             Question::ClientList(filter) => Answer::Lines(self.client_lines(filter, asker)),
+            Question::Replicas => Answer::Lines(self.replica_lines()),
             Question::ClientKill(filter, _) => Answer::Count(self.kill_clients(filter, asker)),
             Question::Unblock(conn, with_error) => {
                 Answer::Count(self.unblock_client(*conn, *with_error))
@@ -50,6 +51,17 @@ impl Worker {
                 }
                 let text = self.info(sections, &stats);
                 conn.reply().verbatim("txt", &text);
+            }
+            Question::Replicas => {
+                let lines = answers.into_iter().filter_map(|answer| match answer {
+                    Answer::Lines(lines) => Some(lines),
+                    _ => None,
+                });
+                let mut lines: Vec<(u64, String)> = lines.flatten().collect();
+                lines.sort_unstable();
+                let mut reply = conn.reply();
+                reply.array(lines.len());
+                lines.iter().for_each(|(_, line)| reply.bulk(line.as_bytes()));
             }
             Question::ClientList(_) => {
                 let mut lines: Vec<(ConnId, String)> = Vec::new();

@@ -7,6 +7,7 @@ use crate::dispatch::Command;
 use crate::event::Effect;
 use crate::job::{Args, Origin, State};
 use crate::message::{ClientFilter, Question};
+use crate::peer::message::Cancel;
 use crate::worker::{Pause, Worker};
 use quorate_base::Millis;
 use quorate_data::command::flag;
@@ -379,14 +380,21 @@ fn unblock(worker: &mut Worker, conn: &mut Conn, args: &[&[u8]]) {
 impl Worker {
     /// Ends the wait of a client's command that waits at this worker; how many these are.
     pub(super) fn unblock_client(&mut self, id: u64, with_error: bool) -> u64 {
-        let blocked = self.jobs.values().find(|job| {
-            let conn = match job.origin {
-                Origin::Local(conn) | Origin::Remote { conn, .. } => conn,
-            };
-            conn == id && job.state == State::Blocked
-        });
+        let is_its = |origin: &Origin| match origin {
+            Origin::Local(conn) | Origin::Slot { conn, .. } | Origin::Remote { conn, .. } => {
+                *conn == id
+            }
+            Origin::Gather { .. } | Origin::Asked(_) => false,
+        };
+        if let Some((shard, ticket)) = self.blocked_request(is_its) {
+            let how = if with_error { Cancel::Error } else { Cancel::TimeOut };
+            self.cancel_request(shard, ticket, how);
+            return 1;
+        }
+        let mut jobs = self.jobs.values();
+        let blocked = jobs.find(|job| is_its(&job.origin) && job.state == State::Blocked);
         let Some(job) = blocked.map(|job| job.id) else { return 0 };
-        let error = with_error.then_some("UNBLOCKED client unblocked via CLIENT UNBLOCK");
+        let error = with_error.then_some(super::UNBLOCKED);
         self.give_up(job, error);
         1
     }

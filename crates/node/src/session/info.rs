@@ -200,6 +200,7 @@ fn quorate(worker: &Worker, stats: &Stats, out: &mut String) {
     line(out, "log_entries", now.log_entries);
     line(out, "log_entries_unflushed", now.log_entries_unflushed);
     line(out, "disk_full", u8::from(worker.disk_full));
+    line(out, "throttled", u8::from(worker.throttled));
     line(out, "stopping", u8::from(worker.stopping));
     line(out, "spaces", worker.config.spaces.len());
     let mut spaces: Vec<_> = worker.db.map().spaces().iter().collect();

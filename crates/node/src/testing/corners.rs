@@ -4,6 +4,7 @@ use super::Node;
 use crate::config::{Config, Space};
 use crate::event::Event;
 use crate::shard::Durability;
+use quorate_data::place::{SpaceMap, SpaceShards};
 
 /// An empty node of which all shards have this durability.
 fn node(workers: u16, durability: Durability) -> Node {
@@ -133,6 +134,28 @@ fn a_transaction_is_one_frame_and_ends_changing_when_it_is_too_long() {
 }
 
 #[test]
+fn a_copy_that_no_frame_could_hold_is_refused() {
+    let mut node = Node::new(2);
+    for worker in &mut node.workers {
+        worker.settings.command_bytes_max = 10_000;
+    }
+    let client = node.client_at(0);
+    let (here, there) = (node.key_at(0, "k"), node.key_at(1, "k"));
+    node.check(client, &format!("SETRANGE {here} 20000 x"), ":20001|");
+    for line in [format!("COPY {here} {there}"), format!("RENAME {here} {there}")] {
+        let reply = node.run(client, &line);
+        assert!(reply.starts_with("-ERR The command would change 201"), "{reply}");
+    }
+    let refused = node.run(client, &format!("COPY {here} {there}"));
+    let transaction = format!("MULTI\r\nCOPY {here} {there}\r\nGET {there}\r\nEXEC");
+    node.check(client, &transaction, &format!("+OK|+QUEUED|+QUEUED|*2|{refused}$-1|"));
+    node.restart();
+    let client = node.client();
+    node.check(client, &format!("STRLEN {here}"), ":20001|");
+    node.check(client, &format!("EXISTS {there}"), ":0|");
+}
+
+#[test]
 fn a_transaction_is_queued_up_to_a_bound() {
     let config = Config::clone(&Node::new(1).config);
     let mut node = Node::with_config(Config { query_buffer_bytes_max: 10_000, ..config });
@@ -210,4 +233,103 @@ fn a_subscriber_that_does_not_read_is_closed_whatever_it_waits_for() {
     assert!(node.is_closed(subscriber));
     assert!(node.workers.iter().all(|worker| worker.jobs.is_empty()));
     node.check(publisher, "PUBLISH c m", ":0|");
+}
+
+#[test]
+fn watching_sees_what_redis_would_let_it_see() {
+    let stream = "XADD k 1-1 f v\r\nXGROUP CREATE k g 0";
+    let pending = "XADD k 1-1 f v\r\nXGROUP CREATE k g 0\r\nXREADGROUP GROUP g c STREAMS k >";
+    for (setup, change, seen) in [
+        ("SET other 1", "FLUSHALL", false),
+        ("SET other 1", "FLUSHDB", false),
+        ("SET k 1", "FLUSHALL", true),
+        ("DEL k", "SET k 1\r\nFLUSHALL", true),
+        ("XADD k 1-1 f v", "XGROUP CREATE k g 0", false),
+        ("DEL k", "XGROUP CREATE k g 0 MKSTREAM", true),
+        (stream, "XGROUP SETID k g 1-1", false),
+        (stream, "XGROUP DESTROY k g", false),
+        (stream, "XGROUP CREATECONSUMER k g c", false),
+        (stream, "XREADGROUP GROUP g c STREAMS k >", false),
+        (stream, "XSETID k 5-5", false),
+        (stream, "XADD k 2-1 f v", true),
+        (stream, "XDEL k 1-1", true),
+        (stream, "XTRIM k MAXLEN 0", true),
+        (pending, "XGROUP DELCONSUMER k g c", false),
+        (pending, "XACK k g 1-1", false),
+        (pending, "XCLAIM k g d 0 1-1", false),
+        (pending, "XAUTOCLAIM k g d 0 0", false),
+    ] {
+        for flushed in [false, true] {
+            let mut node = Node::new(1);
+            let (client, other) = (node.client(), node.client());
+            node.run(client, setup);
+            if flushed {
+                // Now only the tables know the keys.
+                for shard in 0..super::SHARDS {
+                    node.turn(0, vec![Event::FlushWanted { shard }]);
+                }
+                node.advance(100);
+                node.restart();
+            }
+            let (client, other) =
+                if flushed { (node.client(), node.client()) } else { (client, other) };
+            node.check(client, "WATCH k", "+OK|");
+            let reply = node.run(other, change);
+            assert!(!reply.contains("-ERR"), "{change}: {reply}");
+            let exec = if seen { "*-1|" } else { "*1|+PONG|" };
+            node.check(client, "MULTI\r\nPING\r\nEXEC", &format!("+OK|+QUEUED|{exec}"));
+        }
+    }
+}
+
+#[test]
+fn a_group_that_is_destroyed_ends_the_wait_for_its_entries() {
+    let mut node = Node::new(1);
+    let (client, other) = (node.client(), node.client());
+    node.check(other, "XGROUP CREATE k g 0 MKSTREAM", "+OK|");
+    node.check(client, "XREADGROUP GROUP g c BLOCK 0 STREAMS k >", "");
+    node.check(other, "XGROUP DESTROY k g", ":1|");
+    let reply = node.text(client);
+    assert!(reply.starts_with("-NOGROUP"), "{reply}");
+}
+
+#[test]
+fn each_space_has_its_own_durability() {
+    for (default, own) in
+        [(Durability::Sync, Durability::Relaxed), (Durability::Relaxed, Durability::Sync)]
+    {
+        let space =
+            |id, prefix: &str, first| SpaceShards { id, prefix: prefix.into(), first, shards: 4 };
+        let config = Config::clone(&Node::new(1).config);
+        let mut node = Node::with_config(Config {
+            map: SpaceMap::new(vec![space(0, "", 0), space(1, "cache:", 4)], super::PLACE_SEED),
+            spaces: [("default", default), ("cache", own)]
+                .map(|(name, durability)| Space { name: name.into(), durability })
+                .into(),
+            ..config
+        });
+        node.manual_sync = true;
+        let client = node.client();
+        for n in 0..20 {
+            for (key, durability) in [
+                (format!("{n}"), default),
+                (format!("cache:{n}"), own),
+                (format!("cach{n}"), default),
+            ] {
+                let line = format!("SET {key} 1");
+                let frames = node.unsynced();
+                match durability {
+                    Durability::Relaxed => node.check(client, &line, "+OK|"),
+                    Durability::Sync => node.check(client, &line, ""),
+                }
+                assert_eq!(node.unsynced(), frames + 1, "it goes to the journal in any case");
+                node.sync();
+                node.take(client);
+            }
+        }
+        // What touches both waits for the disk.
+        node.check(client, "MSET both 1 cache:both 1", "");
+        node.sync();
+        assert_eq!(node.text(client), "+OK|");
+    }
 }

@@ -8,8 +8,11 @@
 //!   store/<shard>/  one LSM tree a shard
 //! ```
 
-use crate::config::{Config, DEFAULT_SPACE_SHARDS};
+use crate::config::{Cluster, Config, DEFAULT_SPACE_SHARDS};
 use crate::serve::ServeError;
+use quorate_base::codec::{put_bytes, put_varint};
+use quorate_base::hash::hash64;
+use quorate_base::ids::NodeId;
 use quorate_data::place::{SpaceMap, SpaceShards};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
@@ -33,11 +36,24 @@ pub(crate) struct Identity {
     format: u32,
     /// Random; the node's name among nodes.
     pub(crate) node: u64,
-    /// Keys the place hash and never changes.
+    /// Keys the place hash and never changes; the same on all nodes of a cluster.
     pub(crate) seed: u64,
     /// The journal's identity.
     pub(crate) journal: u64,
     pub(crate) spaces: Vec<SpaceIdentity>,
+    /// Absent for a node that stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster: Option<ClusterIdentity>,
+}
+
+/// The cluster that the data belongs to, and the node of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClusterIdentity {
+    pub(crate) name: String,
+    pub(crate) node: NodeId,
+    /// Ascending.
+    pub(crate) nodes: Vec<NodeId>,
 }
 
 /// A space as its shards on disk know it.
@@ -92,7 +108,8 @@ impl Identity {
             if dir.join("journal").exists() || dir.join("store").exists() {
                 return Err(ServeError::NoIdentity(path));
             }
-            let identity = Self::new(config).map_err(|e| file("draw random numbers for", e))?;
+            let identity = Self::new(config, ClusterIdentity::of(config)?)
+                .map_err(|e| file("draw random numbers for", e))?;
             identity.save(&path).map_err(|e| file("write", e))?;
             return Ok(identity);
         }
@@ -106,16 +123,23 @@ impl Identity {
             let reason = "it names no spaces".into();
             return Err(ServeError::Identity { path, reason });
         }
+        identity.check_cluster(ClusterIdentity::of(config)?.as_ref(), dir)?;
         identity.with_spaces_of(config, &path)
     }
 
-    fn new(config: &Config) -> std::io::Result<Self> {
+    fn new(config: &Config, cluster: Option<ClusterIdentity>) -> std::io::Result<Self> {
+        let seed = match &cluster {
+            // Nobody is there yet who could hand out a random one to all nodes.
+            Some(cluster) => cluster.seed(),
+            None => random()?,
+        };
         let mut identity = Self {
             format: FORMAT,
             node: random()?,
-            seed: random()?,
+            seed,
             journal: random()?,
             spaces: Vec::new(),
+            cluster,
         };
         identity.push("default", "", DEFAULT_SPACE_SHARDS);
         for space in &config.spaces {
@@ -129,6 +153,42 @@ impl Identity {
         let id = self.spaces.iter().map(|s| s.id + 1).max().unwrap_or(0);
         let (name, prefix) = (name.to_owned(), prefix.to_owned());
         self.spaces.push(SpaceIdentity { id, name, prefix, first_shard, shards });
+    }
+
+    /// Refuses to serve data of one cluster, or of none, as data of another.
+    fn check_cluster(&self, want: Option<&ClusterIdentity>, dir: &Path) -> Result<(), ServeError> {
+        let reason = match (&self.cluster, want) {
+            (have, want) if have.as_ref() == want => return Ok(()),
+            (None, _) => "it belongs to a node that stands alone, and making such a node part of \
+                          a cluster is not possible yet. Start it without --node and --peers, or \
+                          start the cluster with an empty directory"
+                .into(),
+            (Some(have), None) => format!(
+                "it belongs to {have}. Start it with --node {} and --peers as before, or choose \
+                 another directory with --data",
+                have.node
+            ),
+            (Some(have), Some(want)) => format!(
+                "it belongs to {have}, and the settings say {want}; a cluster's name, ids and \
+                 number of nodes cannot be changed yet. Start it as before (addresses may change), \
+                 or choose another directory with --data"
+            ),
+        };
+        Err(ServeError::Cluster { path: dir.to_owned(), reason })
+    }
+
+    /// What all nodes of the cluster must agree on, as one number: who they are and where keys
+    /// are. Nodes that do not agree turn each other away.
+    pub(crate) fn cluster_id(&self) -> u64 {
+        let mut bytes = Vec::new();
+        for space in &self.spaces {
+            put_varint(&mut bytes, u64::from(space.id));
+            put_bytes(&mut bytes, space.name.as_bytes());
+            put_bytes(&mut bytes, space.prefix.as_bytes());
+            put_varint(&mut bytes, u64::from(space.first_shard));
+            put_varint(&mut bytes, u64::from(space.shards));
+        }
+        hash64(self.seed, &bytes)
     }
 
     /// Refuses a configuration whose spaces would put existing keys elsewhere.
@@ -167,6 +227,35 @@ impl Identity {
             shards: s.shards,
         });
         SpaceMap::new(spaces.collect(), self.seed)
+    }
+}
+
+impl ClusterIdentity {
+    fn of(config: &Config) -> Result<Option<Self>, ServeError> {
+        let cluster = config.cluster().map_err(ServeError::Config)?;
+        Ok(cluster.as_ref().map(Self::from))
+    }
+
+    /// The key of the place hash: the same on all nodes, another for another cluster.
+    fn seed(&self) -> u64 {
+        let mut bytes = self.name.clone().into_bytes();
+        for node in &self.nodes {
+            bytes.extend_from_slice(&node.to_le_bytes());
+        }
+        hash64(self.name.len() as u64, &bytes)
+    }
+}
+
+impl From<&Cluster> for ClusterIdentity {
+    fn from(cluster: &Cluster) -> Self {
+        Self { name: cluster.name.clone(), node: cluster.node, nodes: cluster.nodes() }
+    }
+}
+
+impl std::fmt::Display for ClusterIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nodes = self.nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+        write!(f, "node {} of the cluster '{}' (nodes {nodes})", self.node, self.name)
     }
 }
 

@@ -2,20 +2,21 @@
 //!
 //! Compactions take seconds where flushes take milliseconds, so they have a thread of their own.
 //!
-//! A write that fails for want of room would end the node, so neither thread begins what may not
-//! fit the disk. Nothing is lost by waiting: the journal keeps what is not persisted, and writes
-//! are refused once the disk is full.
+//! A flush that fails for want of room would end the node, and a compaction that does is work in
+//! vain, so neither thread begins what may not fit the disk. Nothing is lost by waiting: the
+//! journal keeps what is not persisted, and writes are refused while the store waits for room.
 
 use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::{Fatal, journal};
 use quorate_base::ShardId;
-use quorate_data::table::Flush;
+use quorate_data::table::{Flush, Mark};
 use quorate_node::home;
 use quorate_storage::store::{Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A shard is persisted when so many of its bytes are in memory only.
 const PERSIST_BYTES: u64 = 8 << 20;
@@ -30,8 +31,8 @@ const IDLE: Duration = Duration::from_millis(500);
 /// many bytes more.
 const PERSIST_ROOM_BYTES: u64 = 8 << 20;
 
-/// Nothing is compacted while the disk has less free: the results come before their inputs go.
-const COMPACT_ROOM_BYTES: u64 = 128 << 20;
+/// How long shards that could not be compacted for want of room wait for another attempt.
+const COMPACT_RETRY: Duration = Duration::from_secs(1);
 
 /// What the thread is asked.
 pub(crate) enum Request {
@@ -54,12 +55,18 @@ pub(crate) struct StoreThread {
     /// Flushes for which the disk had no room. A shard has one flush at a time, so that there are
     /// few; the journal has what they hold, and a node that stops leaves them.
     pub(crate) waiting: VecDeque<Flush>,
+    /// When it last tried again what found no room.
+    pub(crate) retried: Instant,
+    /// Shards whose last flush is reported once it is durable.
+    pub(crate) undurable: VecDeque<(ShardId, Mark)>,
     /// Shards that the journal waits for.
     pub(crate) hurried: BTreeSet<ShardId>,
     /// Shards of which something is in memory only, and how many bytes.
     pub(crate) unpersisted: BTreeMap<ShardId, u64>,
     /// Told which shards may have something to tidy up.
     pub(crate) untidy: Sender<ShardId>,
+    /// Shards that wait for room. The journal knows whether there are any.
+    pub(crate) short: BTreeSet<ShardId>,
 }
 
 /// Compacts shards, one after the other.
@@ -68,23 +75,56 @@ pub(crate) struct TidyThread {
     pub(crate) untidy: Receiver<ShardId>,
     pub(crate) tidied: Sender<Request>,
     pub(crate) fatal: Fatal,
+    /// Shards for whose compaction there was no room.
+    pub(crate) postponed: BTreeSet<ShardId>,
 }
 
 impl TidyThread {
     /// Serves until nobody can ask any more.
-    pub(crate) fn run(self) {
-        while let Ok(shard) = self.untidy.recv() {
-            loop {
-                let has_room = self.store.free_bytes().map(|free| free >= COMPACT_ROOM_BYTES);
-                match has_room.and_then(|has| Ok(has && self.store.maintain(shard)?)) {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error) => self.fatal.stop(&format!("the store failed: {error}")),
+    pub(crate) fn run(mut self) {
+        loop {
+            let wait = if self.postponed.is_empty() { Duration::MAX } else { COMPACT_RETRY };
+            match self.untidy.recv_timeout(wait) {
+                Ok(shard) => self.tidy(shard),
+                Err(RecvTimeoutError::Timeout) => {
+                    for shard in self.postponed.clone() {
+                        self.tidy(shard);
+                    }
                 }
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            // An error means that the node is stopping.
-            let _ = self.tidied.send(Request::Tidied(shard));
         }
+    }
+
+    /// Does what is to be done for a shard, as far as there is room.
+    fn tidy(&mut self, shard: ShardId) {
+        let has_room = loop {
+            match self.tidy_some(shard) {
+                Ok(true) => {}
+                Ok(false) => break true,
+                Err(StoreError::Full { needed_bytes, .. }) => {
+                    if self.postponed.insert(shard) {
+                        tracing::warn!(shard, needed_bytes, "there is no room to compact a shard");
+                    }
+                    break false;
+                }
+                Err(error) => self.fatal.stop(&format!("the store failed: {error}")),
+            }
+        };
+        if has_room && self.postponed.remove(&shard) {
+            tracing::info!(shard, "a shard that waited for room is compacted");
+        }
+        // An error means that the node is stopping.
+        let _ = self.tidied.send(Request::Tidied(shard));
+    }
+
+    fn tidy_some(&self, shard: ShardId) -> Result<bool, StoreError> {
+        let needed_bytes = self.store.maintain_bytes(shard);
+        // What removes something goes first, and needs nothing.
+        if needed_bytes > 0 && self.store.free_bytes()? < needed_bytes {
+            return Err(StoreError::Full { path: PathBuf::new(), needed_bytes });
+        }
+        self.store.maintain(shard)
     }
 }
 
@@ -98,7 +138,8 @@ impl StoreThread {
 
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
-            let idle = self.unpersisted.is_empty() && self.waiting.is_empty();
+            let idle =
+                self.unpersisted.is_empty() && self.waiting.is_empty() && self.undurable.is_empty();
             let wait = if idle { Duration::MAX } else { IDLE };
             match self.requests.recv_timeout(wait) {
                 Ok(Request::Write(flush)) => self.write(flush)?,
@@ -122,9 +163,6 @@ impl StoreThread {
                     return Ok(());
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some(flush) = self.waiting.pop_front() {
-                        self.write(flush)?;
-                    }
                     let shards: Vec<ShardId> = self.unpersisted.keys().copied().collect();
                     for shard in shards {
                         if self.persist(shard)? {
@@ -134,7 +172,29 @@ impl StoreThread {
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
+            if self.retried.elapsed() >= IDLE {
+                self.retry()?;
+            }
         }
+    }
+
+    /// Tries again what found no room, however busy the thread is: other nodes' writes come even
+    /// when this one's disk is full.
+    fn retry(&mut self) -> Result<(), StoreError> {
+        self.retried = Instant::now();
+        for _ in 0..self.waiting.len() {
+            let flush = self.waiting.pop_front().expect("there are as many");
+            self.write(flush)?;
+        }
+        self.make_durable()?;
+        for shard in self.short.clone() {
+            if self.store.unpersisted_bytes(shard) > 0 {
+                self.persist(shard)?;
+            } else {
+                self.note_room(shard, self.waiting.iter().all(|flush| flush.shard != shard));
+            }
+        }
+        Ok(())
     }
 
     fn write(&mut self, flush: Flush) -> Result<(), StoreError> {
@@ -142,11 +202,15 @@ impl StoreThread {
         // The first write to a shard creates its tree.
         if self.store.free_bytes()? < PERSIST_ROOM_BYTES {
             self.waiting.push_back(flush);
-            // An error means that the journal has failed, which ends the process by itself.
-            let _ = self.journal.send(journal::Request::LookAfterRoom);
+            self.note_room(shard, false);
             return Ok(());
         }
+        let durable = flush.durable;
         self.store.write(flush)?;
+        if durable {
+            self.undurable.push_back((shard, mark));
+            return self.make_durable();
+        }
         self.inboxes.send(home(shard, self.inboxes.len()), Input::Flushed(shard, mark));
         let bytes = self.store.unpersisted_bytes(shard);
         self.unpersisted.insert(shard, bytes);
@@ -163,13 +227,25 @@ impl StoreThread {
         Ok(())
     }
 
+    /// Persists the shards whose last flush is to be reported only then.
+    fn make_durable(&mut self) -> Result<(), StoreError> {
+        while let Some(&(shard, mark)) = self.undurable.front() {
+            if !self.persist(shard)? {
+                return Ok(());
+            }
+            self.undurable.pop_front();
+            self.inboxes.send(home(shard, self.inboxes.len()), Input::Flushed(shard, mark));
+        }
+        Ok(())
+    }
+
     /// Makes a shard durable. The journal goes first: a table must not keep what a crash takes
     /// from the other shards of the same transaction. False if the disk has no room for it.
     fn persist(&mut self, shard: ShardId) -> Result<bool, StoreError> {
         let bytes = self.store.unpersisted_bytes(shard);
         if self.store.free_bytes()? < bytes + bytes / 2 + PERSIST_ROOM_BYTES {
             self.unpersisted.insert(shard, bytes);
-            let _ = self.journal.send(journal::Request::LookAfterRoom);
+            self.note_room(shard, false);
             return Ok(false);
         }
         self.unpersisted.remove(&shard);
@@ -178,18 +254,45 @@ impl StoreThread {
             // An error means that the journal has failed, which ends the process by itself.
             let _ = synced.recv();
         }
-        let mark = self.store.persist(shard)?;
+        let mark = match self.store.persist(shard) {
+            Err(StoreError::Full { needed_bytes, .. }) => {
+                if !self.short.contains(&shard) {
+                    tracing::error!(shard, needed_bytes, "there is no room for a shard");
+                }
+                self.unpersisted.insert(shard, bytes);
+                // The next attempt to compact it comes from there.
+                let _ = self.untidy.send(shard);
+                self.note_room(shard, false);
+                return Ok(false);
+            }
+            mark => mark?,
+        };
+        self.note_room(shard, true);
         let _ = self.journal.send(journal::Request::Durable { shard, applied: mark.applied });
         // Without that thread the node is stopping.
         let _ = self.untidy.send(shard);
         Ok(true)
+    }
+
+    /// Tells the journal if the first shard waits for room, or the last no longer does.
+    fn note_room(&mut self, shard: ShardId, has_room: bool) {
+        let before = self.short.is_empty();
+        if has_room {
+            self.short.remove(&shard);
+        } else {
+            self.short.insert(shard);
+        }
+        if self.short.is_empty() != before {
+            // An error means that the journal has failed, which ends the process by itself.
+            let _ = self.journal.send(journal::Request::StoreWaits(before));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_data::table::{Mark, TableOp};
+    use quorate_data::table::TableOp;
     use quorate_storage::store::StoreOptions;
 
     #[test]
@@ -205,13 +308,18 @@ mod tests {
             journal,
             fatal: Fatal,
             waiting: VecDeque::new(),
+            retried: Instant::now(),
+            undurable: VecDeque::new(),
             hurried: BTreeSet::new(),
             unpersisted: BTreeMap::new(),
             untidy: channel().0,
+            short: BTreeSet::new(),
         };
         let mark = Mark { applied: 7, term: 1, keys: 1 };
         let ops = vec![TableOp::Put(b"k".to_vec(), b"v".to_vec())];
-        sender.send(Request::Write(Flush { shard: 0, mark, clear: false, ops })).unwrap();
+        sender
+            .send(Request::Write(Flush { shard: 0, mark, clear: false, durable: false, ops }))
+            .unwrap();
         sender.send(Request::Hurry(0)).unwrap();
         drop(sender);
         let journal = std::thread::spawn(move || {

@@ -6,7 +6,9 @@
 //! across an await.
 
 use crate::serve::inbox::{Inboxes, Input};
+use crate::serve::peers::Outboxes;
 use crate::serve::{Clock, Fatal, WorkerId, journal, store};
+use quorate_base::ids::NodeId;
 use quorate_node::{ConnId, Effect, Event, Time, Worker};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -40,6 +42,8 @@ pub(crate) struct Outlets {
     pub(crate) inboxes: Inboxes,
     pub(crate) journal: Sender<journal::Request>,
     pub(crate) store: Sender<store::Request>,
+    /// What other nodes are to get; `None` for a node that stands alone.
+    pub(crate) peers: Option<Arc<Outboxes>>,
     pub(crate) fatal: Fatal,
     /// The last client id given out, over all workers.
     pub(crate) last_conn: Arc<AtomicU64>,
@@ -60,6 +64,8 @@ struct Shared {
     now: Cell<Option<Time>>,
     outlets: Outlets,
     clients: RefCell<HashMap<ConnId, Rc<Client>>>,
+    /// The links that the worker was told are up. A parcel belongs to the one that it knew of.
+    sessions: RefCell<HashMap<NodeId, u64>>,
     effects: RefCell<Vec<Effect>>,
     buffer: RefCell<Box<[u8]>>,
     /// Wakes the tail.
@@ -98,6 +104,7 @@ pub(crate) async fn run(
         now: Cell::new(None),
         outlets,
         clients: RefCell::default(),
+        sessions: RefCell::default(),
         effects: RefCell::default(),
         buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
         turn: Notify::new(),
@@ -130,7 +137,7 @@ impl Shared {
             let mut effects = self.effects.take();
             let (saturated, deadline, stopped) = {
                 let mut worker = self.worker.borrow_mut();
-                worker.end_turn(&mut effects);
+                worker.end_turn(self.clock.now(), &mut effects);
                 (worker.is_saturated(), worker.next_deadline(), worker.is_stopped())
             };
             for effect in effects.drain(..) {
@@ -181,7 +188,13 @@ impl Shared {
                 }
             }
             Effect::Shutdown => self.outlets.stop.notify_one(),
-            Effect::Peer { .. } => unreachable!("a node that stands alone has no peers"),
+            Effect::Peer { to, bytes } => {
+                let peers = self.outlets.peers.as_ref();
+                let peers = peers.expect("a node that stands alone has nothing to tell peers");
+                if let Some(&session) = self.sessions.borrow().get(&to) {
+                    peers.send(to, session, bytes);
+                }
+            }
             Effect::Message { to, message } => {
                 self.outlets.inboxes.send(to, Input::Message { from: self.id, message });
             }
@@ -233,6 +246,20 @@ impl Shared {
             Input::Flushed(shard, mark) => self.step(Event::Flushed { shard, mark }),
             Input::FlushWanted(shard) => self.step(Event::FlushWanted { shard }),
             Input::DiskFull(full) => self.step(Event::DiskFull { full }),
+            Input::PeerUp { node, session } => {
+                self.sessions.borrow_mut().insert(node, session);
+                self.step(Event::PeerUp { node });
+            }
+            Input::PeerDown(node) => {
+                self.sessions.borrow_mut().remove(&node);
+                self.step(Event::PeerDown { node });
+            }
+            Input::Peer { from, bytes } => {
+                self.step(Event::Peer { from, bytes: &bytes });
+                self.outlets.inboxes.took_peer_bytes(self.id, bytes.len());
+            }
+            Input::ReserveUsed(used) => self.step(Event::ReserveUsed { used }),
+            Input::Throttled(on) => self.step(Event::Throttled { on }),
             Input::Shutdown => self.step(Event::Shutdown),
             Input::End => {
                 self.ended.set(true);

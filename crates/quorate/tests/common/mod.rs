@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod client;
+pub(crate) mod journal;
 pub(crate) mod node;
 pub(crate) mod redis;
 

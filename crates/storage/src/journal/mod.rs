@@ -247,6 +247,11 @@ impl<D: Disk> Journal<D> {
         self.ledger.bytes()
     }
 
+    /// The same without the current one: what trimming can free.
+    pub fn trimmable_bytes(&self) -> u64 {
+        self.bytes() - self.ledger.current().map_or(0, |current| current.bytes)
+    }
+
     /// What is left for appends, for admission control.
     pub fn room(&self) -> Result<Room, JournalError> {
         self.check()?;

@@ -30,6 +30,17 @@ pub enum StoreError {
         /// What does not fit.
         what: String,
     },
+    /// There was no room; nothing was changed.
+    #[error(
+        "the disk has no room to write or compact {}, which takes {needed_bytes} bytes, if only for \
+         a while; make room", path.display()
+    )]
+    Full {
+        /// The tree's directory.
+        path: PathBuf,
+        /// What must be free.
+        needed_bytes: u64,
+    },
     /// An earlier write or sync failed, so nobody knows what the disk holds.
     #[error(
         "the store in {} stopped writing after an earlier failure ({first}); restart the node",
@@ -50,6 +61,12 @@ impl StoreError {
 
     pub(super) fn damaged(path: &Path, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), what: what.into() }
+    }
+
+    /// True if this says that the disk, or the user's share of it, is full.
+    pub(super) fn is_out_of_room(error: &lsm_tree::Error) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(error, lsm_tree::Error::Io(e) if matches!(e.kind(), StorageFull | QuotaExceeded))
     }
 
     /// A file that is missing or too short was damaged; other I/O errors are the machine's.

@@ -2,6 +2,7 @@
 
 use super::StoreError;
 use quorate_base::hash::checksum;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,13 @@ pub(super) fn create_dir(dir: &Path) -> Result<(), StoreError> {
     }
     fs::create_dir_all(dir).map_err(|e| StoreError::io("create", dir, e))?;
     dir.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Bytes of the file system of `dir` that are free for this process.
+pub(super) fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
+    let stat = rustix::fs::statvfs(dir)
+        .map_err(|e| StoreError::io("ask the free bytes of", dir, e.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
@@ -96,12 +104,8 @@ pub(super) fn remove_pointer(shard_dir: &Path) -> Result<(), StoreError> {
 /// tables/<n>   … │ contents │ "SFA!" 1 0 │ xxh3-128 of the contents │ their start u64, length u64
 /// ```
 pub(super) fn check_tree(dir: &Path) -> Result<(), StoreError> {
-    let path = dir.join("current");
-    let current = fs::read(&path).map_err(|e| unreadable(dir, &path, e))?;
-    let Ok(current) = <[u8; 25]>::try_from(current) else {
-        return Err(StoreError::damaged(dir, "its file `current` has the wrong length"));
-    };
-    let version = u64::from_le_bytes(current[..8].try_into().expect("eight bytes were taken"));
+    let current = read_current(dir)?;
+    let version = version_of(&current);
     let path = dir.join(format!("v{version}"));
     let manifest = fs::read(&path).map_err(|e| unreadable(dir, &path, e))?;
     if current[24] != 0 || xxh3_128(&manifest).to_le_bytes() != current[8..24] {
@@ -120,6 +124,34 @@ pub(super) fn check_tree(dir: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// The number of the manifest that counts.
+pub(super) fn current_version(dir: &Path) -> Result<u64, StoreError> {
+    read_current(dir).map(|current| version_of(&current))
+}
+
+fn read_current(dir: &Path) -> Result<[u8; 25], StoreError> {
+    let path = dir.join("current");
+    let current = fs::read(&path).map_err(|e| unreadable(dir, &path, e))?;
+    <[u8; 25]>::try_from(current)
+        .map_err(|_| StoreError::damaged(dir, "its file `current` has the wrong length"))
+}
+
+fn version_of(current: &[u8; 25]) -> u64 {
+    u64::from_le_bytes(current[..8].try_into().expect("eight bytes were taken"))
+}
+
+/// The tables whose files are there, whether a manifest names them or not.
+pub(super) fn table_files(dir: &Path) -> Result<BTreeSet<u64>, StoreError> {
+    let names = list(&dir.join("tables"))?.into_iter();
+    Ok(names.filter_map(|(_, name)| name.parse().ok()).collect())
+}
+
+/// Removes the file of a table that nothing refers to.
+pub(super) fn remove_table(dir: &Path, table: u64) -> Result<(), StoreError> {
+    let path = dir.join("tables").join(table.to_string());
+    fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))
 }
 
 fn unreadable(dir: &Path, path: &Path, error: std::io::Error) -> StoreError {

@@ -1,10 +1,19 @@
 //! One shard's tree: its generations, and the steps that change it.
+//!
+//! # A persist or a compaction without room
+//!
+//! `lsm-tree` writes new tables first, then a manifest `v<n>`, and last switches
+//! `current` to it; only then does it go on with the new state. If it runs out of room before the
+//! switch, the old state stands in memory and on disk, and the next manifest overwrites the
+//! unfinished one, so the tree is as sound as before. The unfinished tables stay until the tree is
+//! opened, so they are removed here. Whether `current` was switched is read from the file: if it
+//! was, memory and disk disagree, and the shard stops.
 
 use super::gone::{self, Gone};
 use super::keys;
 use super::recent::{Batch, Recent};
 use super::snapshot::{Published, Snapshot};
-use super::{Shared, StoreError, StoreStats, files};
+use super::{COMPACT_RESERVE_BYTES, Shared, StoreError, StoreStats, files};
 use lsm_tree::compaction::PullDown;
 use lsm_tree::config::CompressionPolicy;
 use lsm_tree::{
@@ -12,6 +21,7 @@ use lsm_tree::{
 };
 use quorate_base::ShardId;
 use quorate_data::table::{Flush, Mark, TableOp};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +31,8 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 pub(super) const RUNS_MERGE: usize = if cfg!(test) { 4 } else { 16 };
 /// Runs at which `persist` compacts by itself before it adds one. The manifest counts at most 255.
 const RUNS_MAX: usize = if cfg!(test) { 6 } else { 48 };
+/// Runs at which a persist must wait for a compaction; below, it may go on without one.
+const RUNS_STUCK: usize = if cfg!(test) { 12 } else { 200 };
 /// What the manifest can count; beyond it tables would be lost.
 const RUNS_LIMIT: usize = 250;
 /// Bytes of a table file of the oldest level.
@@ -36,6 +48,23 @@ pub(super) struct Generation {
     seqno: SequenceNumberCounter,
     /// Held by the one compaction under way.
     compacting: Mutex<()>,
+}
+
+/// What a compaction is going to do.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Level 0 becomes this one; none: everything becomes the last level.
+    level: Option<u8>,
+    /// What it reads, and writes at most.
+    bytes: u64,
+}
+
+impl Plan {
+    /// What must be free when it begins. The files of merged tables are no larger than those they
+    /// were merged from, but for their ends.
+    fn needed_bytes(self) -> u64 {
+        self.bytes + self.bytes / 16 + COMPACT_RESERVE_BYTES
+    }
 }
 
 impl Generation {
@@ -66,15 +95,35 @@ impl Generation {
     /// holds at most one run: what level 0 once was. The base is merged only with about as much as
     /// it holds, or when no level is free. So every pair is rewritten few times, and what is
     /// overwritten or removed takes no more room than what is not, and the young runs.
-    fn compact(&self, watermark: SeqNo) -> Result<bool, StoreError> {
+    fn compact(&self, watermark: SeqNo) -> Result<bool, CompactError> {
         // What is chosen must still hold when it is done: merging level 0 past an occupied level
         // would bring back old values.
         let Ok(_compacting) = self.compacting.try_lock() else { return Ok(false) };
         let fail = |e| StoreError::tree("compact", &self.dir, e);
+        let Some(plan) = self.plan() else { return Ok(false) };
         let version = self.tree.current_version();
-        if self.tree.l0_run_count() < RUNS_MERGE {
-            return Ok(false);
+        let files = files::table_files(&self.dir)?;
+        let done = match plan.level {
+            None => self.tree.major_compact(TABLE_BYTES, watermark),
+            Some(level) => self.tree.compact(Arc::new(PullDown(0, level)), watermark).map(|_| ()),
+        };
+        match done {
+            Err(error) if StoreError::is_out_of_room(&error) => {
+                return Err(CompactError::Full { files, plan, error });
+            }
+            done => done.map_err(fail)?,
         }
+        // Snapshots own the files they read, so the tree itself need not remember older states.
+        self.tree.get_version_history_lock().maintenance(&self.dir, SeqNo::MAX).map_err(fail)?;
+        Ok(self.tree.current_version().id() != version.id())
+    }
+
+    /// What [`Generation::compact`] would do now.
+    fn plan(&self) -> Option<Plan> {
+        if self.tree.l0_run_count() < RUNS_MERGE {
+            return None;
+        }
+        let version = self.tree.current_version();
         let mut sizes = Vec::new();
         for level in version.iter_levels() {
             sizes.push(level.size());
@@ -82,14 +131,43 @@ impl Generation {
         let (base, above) = sizes.split_last().expect("a tree has levels");
         let free = above.iter().skip(1).take_while(|size| **size == 0).count();
         if free == 0 || above.iter().sum::<u64>() >= *base {
-            self.tree.major_compact(TABLE_BYTES, watermark).map_err(fail)?;
-        } else {
-            let level = u8::try_from(free).expect("a tree has few levels");
-            self.tree.compact(Arc::new(PullDown(0, level)), watermark).map_err(fail)?;
+            return Some(Plan { level: None, bytes: sizes.iter().sum() });
         }
-        // Snapshots own the files they read, so the tree itself need not remember older states.
-        self.tree.get_version_history_lock().maintenance(&self.dir, SeqNo::MAX).map_err(fail)?;
-        Ok(self.tree.current_version().id() != version.id())
+        let level = u8::try_from(free).expect("a tree has few levels");
+        Some(Plan { level: Some(level), bytes: sizes[0] })
+    }
+
+    /// After a compaction that failed: if there was no room for it, takes away what it left.
+    /// Nothing may be written to the tree meanwhile.
+    fn after(&self, error: CompactError) -> StoreError {
+        match error {
+            CompactError::Other(error) => error,
+            CompactError::Full { files, plan, error } => match self.take_back(&files) {
+                Ok(true) => self.full(plan),
+                Ok(false) => StoreError::tree("compact", &self.dir, error),
+                Err(error) => error,
+            },
+        }
+    }
+
+    fn full(&self, plan: Plan) -> StoreError {
+        StoreError::Full { path: self.dir.clone(), needed_bytes: plan.needed_bytes() }
+    }
+
+    /// Removes the tables that came after `files` and that the tree does not know. False if the
+    /// manifest that counts is not the tree's.
+    fn take_back(&self, files: &BTreeSet<u64>) -> Result<bool, StoreError> {
+        let version = self.tree.current_version();
+        if files::current_version(&self.dir)? != version.id() {
+            return Ok(false);
+        }
+        let known: BTreeSet<u64> = version.iter_tables().map(lsm_tree::Table::id).collect();
+        for table in files::table_files(&self.dir)?.difference(files) {
+            if !known.contains(table) {
+                files::remove_table(&self.dir, *table)?;
+            }
+        }
+        Ok(true)
     }
 
     /// Makes what `recent` holds a durable run of the tree.
@@ -99,6 +177,23 @@ impl Generation {
             self.tree.register_tables(&tables, blobs.as_deref(), None, &[], SeqNo::MAX)?;
         }
         Ok(())
+    }
+}
+
+/// Why a compaction failed.
+enum CompactError {
+    /// There was no room. These were the files before.
+    Full {
+        files: BTreeSet<u64>,
+        plan: Plan,
+        error: lsm_tree::Error,
+    },
+    Other(StoreError),
+}
+
+impl From<StoreError> for CompactError {
+    fn from(error: StoreError) -> Self {
+        Self::Other(error)
     }
 }
 
@@ -294,11 +389,42 @@ impl Shard {
         if writer.recent.is_empty() {
             return Ok(());
         }
-        // Unless another thread compacts, this leaves few runs.
-        while live.tree.l0_run_count() >= RUNS_MAX && live.compact(writer.watermark(&live))? {}
+        // Unless another thread compacts, or there is no room, this leaves few runs.
+        while live.tree.l0_run_count() >= RUNS_MAX
+            && let Some(plan) = live.plan()
+        {
+            if files::free_bytes(&self.dir)? < plan.needed_bytes() {
+                break;
+            }
+            match live.compact(writer.watermark(&live)).map_err(|error| live.after(error)) {
+                Ok(true) => {}
+                Ok(false) | Err(StoreError::Full { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
         let runs = live.tree.l0_run_count();
-        assert!(runs < RUNS_LIMIT, "{runs} runs await compaction in {}", live.dir.display());
-        live.add(&writer.recent).map_err(|e| StoreError::tree("write", &live.dir, e))?;
+        if runs >= RUNS_STUCK
+            && let Some(plan) = live.plan()
+            && (runs >= RUNS_LIMIT || files::free_bytes(&self.dir)? < plan.needed_bytes())
+        {
+            return Err(live.full(plan));
+        }
+        let files = files::table_files(&live.dir)?;
+        match live.add(&writer.recent) {
+            Err(error) if StoreError::is_out_of_room(&error) => {
+                // What another thread's compaction wrote is told from what is left over once it
+                // has ended.
+                let _compacting = live.compacting.lock().expect("no holder of this lock panics");
+                return Err(match live.take_back(&files)? {
+                    true => {
+                        let needed_bytes = self.unpersisted_bytes();
+                        StoreError::Full { path: live.dir.clone(), needed_bytes }
+                    }
+                    false => StoreError::tree("write", &live.dir, error),
+                });
+            }
+            done => done.map_err(|e| StoreError::tree("write", &live.dir, e))?,
+        }
         if writer.pointed != Some(live.number) {
             files::write_pointer(&self.dir, live.number)?;
             writer.pointed = Some(live.number);
@@ -325,7 +451,7 @@ impl Shard {
         // Without the lock: writes and persists go on.
         let result = live.compact(watermark);
         let mut writer = self.writer();
-        let changed = match result {
+        let changed = match result.map_err(|error| live.after(error)) {
             // What was damaged before does not forbid writing.
             Err(error @ StoreError::Damaged { .. }) => return Err(error),
             other => self.remember(&mut writer, other)?,
@@ -334,6 +460,17 @@ impl Shard {
             self.publish(&mut writer);
         }
         Ok(changed)
+    }
+
+    /// See [`super::Store::maintain_bytes`].
+    pub(super) fn maintain_bytes(&self) -> u64 {
+        let writer = self.writer();
+        let Some(live) = &writer.live else { return 0 };
+        let unread = |generation: &Arc<Generation>| Arc::strong_count(generation) == 1;
+        let sweeps = writer.retired.iter().any(unread);
+        let buries =
+            writer.gone.oldest().is_some() && self.unpersisted_bytes() < TOMBSTONE_BYTES_MAX;
+        if sweeps || buries { 0 } else { live.plan().map_or(0, Plan::needed_bytes) }
     }
 
     /// Writes tombstones for some pairs of the oldest removed prefix; true if there was one and
@@ -416,7 +553,9 @@ impl Shard {
         writer: &mut Writer,
         result: Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && !matches!(error, StoreError::Full { .. })
+        {
             writer.failed.get_or_insert_with(|| error.to_string());
         }
         result

@@ -33,7 +33,13 @@ fn put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> TableOp {
 }
 
 fn flush(shard: ShardId, applied: u64, clear: bool, ops: Vec<TableOp>) -> Flush {
-    Flush { shard, mark: Mark { applied, term: applied / 3, keys: applied * 7 }, clear, ops }
+    Flush {
+        shard,
+        mark: Mark { applied, term: applied / 3, keys: applied * 7 },
+        clear,
+        durable: false,
+        ops,
+    }
 }
 
 fn apply(model: &mut Model, flush: &Flush) {
@@ -604,4 +610,150 @@ fn compactions_bound_the_runs_and_the_room_and_keep_what_counts() {
     for n in 0..3000 {
         assert!(store.table(1).get(&key(n)).unwrap() == model.get(&key(n)).cloned(), "key {n}");
     }
+}
+
+/// A small file system in memory, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// None, with a line that says so, where mounting is not permitted.
+    fn mount(megabytes: u32) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(dir.path())
+            .output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self(dir));
+        }
+        println!("SKIPPED: a small disk cannot be mounted here (needs root)");
+        None
+    }
+
+    /// Takes room until about so many bytes are left.
+    fn fill(&self, left: u64) -> PathBuf {
+        let path = self.0.path().join("ballast");
+        let mut file = std::fs::File::create(&path).unwrap();
+        while files::free_bytes(self.0.path()).unwrap() > left {
+            if std::io::Write::write_all(&mut file, &[1; 64 << 10]).is_err() {
+                break;
+            }
+        }
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+/// A persisted run of about a megabyte that shares its keys with the others.
+fn add_run(store: &Store, model: &mut Model, n: u64) -> Result<Mark, StoreError> {
+    let ops = (0..64u64).map(|key| put((key + n).to_be_bytes(), vec![n as u8; 16 << 10])).collect();
+    let flush = flush(0, n, false, ops);
+    apply(model, &flush);
+    store.write(flush)?;
+    store.persist(0)
+}
+
+#[test]
+fn what_finds_no_room_leaves_everything_as_it_was() {
+    let Some(disk) = SmallDisk::mount(64) else { return };
+    let dir = disk.0.path().join("store");
+    let store = open(&dir);
+    let mut model = Model::new();
+    for n in 1..=4 {
+        assert_eq!(store.maintain_bytes(0), 0, "there is nothing to compact");
+        add_run(&store, &mut model, n).unwrap();
+    }
+    let bytes = store.maintain_bytes(0);
+    let written = bytes - COMPACT_RESERVE_BYTES;
+    assert!((4 << 20..5 << 20).contains(&written), "{written} for four runs of a megabyte");
+
+    // It runs out of room at different points; nothing is left of what it wrote until then.
+    let tables = || files::table_files(&dir.join("0/1")).unwrap();
+    let before = tables();
+    for left in [0, 100 << 10, 500 << 10, 900 << 10] {
+        let ballast = disk.fill(left);
+        let free = store.free_bytes().unwrap();
+        let result = store.maintain(0);
+        assert!(matches!(result, Err(StoreError::Full { .. })), "{left}: {result:?}");
+        assert_eq!(tables(), before);
+        assert!(store.free_bytes().unwrap() >= free, "{left}");
+        assert!(contents(&*store.table(0)).unwrap() == model);
+        std::fs::remove_file(ballast).unwrap();
+    }
+
+    // The same for a persist.
+    let ballast = disk.fill(500 << 10);
+    let error = add_run(&store, &mut model, 5).unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert_eq!(tables(), before);
+    assert!(contents(&*store.table(0)).unwrap() == model, "what was written is visible");
+    assert!(store.unpersisted_bytes(0) > 0);
+    std::fs::remove_file(ballast).unwrap();
+    assert_eq!(store.persist(0).unwrap().applied, 5);
+
+    // Writing goes on, and so does compacting once there is room.
+    let ballast = disk.fill(900 << 10);
+    assert!(store.maintain(0).is_err());
+    let small = flush(0, 6, false, vec![put("small", "value")]);
+    apply(&mut model, &small);
+    store.write(small).unwrap();
+    store.persist(0).unwrap();
+    drop(store);
+    let store = open(&dir);
+    assert!(contents(&*store.table(0)).unwrap() == model);
+    assert_eq!(store.table(0).mark().applied, 6);
+    std::fs::remove_file(ballast).unwrap();
+    assert!(store.maintain(0).unwrap());
+    assert_eq!(store.maintain_bytes(0), 0);
+    assert!(contents(&*store.table(0)).unwrap() == model);
+    drop(store);
+    assert!(contents(&*open(&dir).table(0)).unwrap() == model);
+}
+
+#[test]
+fn persists_go_on_without_compactions_until_there_are_too_many_runs() {
+    let Some(disk) = SmallDisk::mount(64) else { return };
+    let dir = disk.0.path().join("store");
+    let store = open(&dir);
+    let mut model = Model::new();
+    // Less is free than what a compaction wants to leave.
+    let ballast = disk.fill(30 << 20);
+    let mut runs = 0;
+    let error = loop {
+        match add_run(&store, &mut model, runs + 1) {
+            Ok(_) => runs += 1,
+            Err(error) => break error,
+        }
+        assert!(runs < 20, "compactions happen, or runs have no bound");
+    };
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert!(runs > 6, "{runs}");
+    assert!(contents(&*store.table(0)).unwrap() == model, "what was written is visible");
+    assert!(store.unpersisted_bytes(0) > 0);
+    std::fs::remove_file(ballast).unwrap();
+    assert_eq!(store.persist(0).unwrap().applied, runs + 1);
+    drop(store);
+    assert!(contents(&*open(&dir).table(0)).unwrap() == model);
+}
+
+#[test]
+fn removing_what_was_dropped_needs_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut model = Model::new();
+    for n in 1..=4 {
+        add_run(&store, &mut model, n).unwrap();
+    }
+    assert!(store.maintain_bytes(0) > 0);
+    store.write(flush(0, 5, true, Vec::new())).unwrap();
+    store.persist(0).unwrap();
+    assert_eq!(store.maintain_bytes(0), 0);
+    assert!(store.maintain(0).unwrap());
+    assert_eq!(files::list(&dir.path().join("0")).unwrap().len(), 2, "the pointer and one tree");
 }

@@ -6,9 +6,10 @@
 //! further.
 
 use super::id::{Id, NewId};
-use super::store::{Editor, View};
+use super::store::{ENTRY_SUB_BYTES, Editor, View};
 use crate::command::Ctx;
 use crate::error::Error;
+use crate::logged::element_bytes;
 use crate::parse;
 use crate::settings::Settings;
 
@@ -71,9 +72,13 @@ pub(super) fn xadd(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         return Err(LAST);
     }
     let id = id.resolve(ctx.now, stream.header.last).ok_or(SMALL)?;
+    if let Some(trim) = options.trim {
+        check_trim(trim_count(&stream, trim, ctx.settings), ctx.settings)?;
+    }
     stream.add(id, strings);
     if let Some(trim) = options.trim {
-        trim_to(&mut stream, trim, ctx.settings);
+        let count = trim_count(&stream, trim, ctx.settings);
+        trim_front(&mut stream, count);
     }
     stream.close();
     id.reply(&mut ctx.reply);
@@ -89,7 +94,9 @@ pub(super) fn xtrim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     let mut removed = 0;
     if View::open(ctx.db, args[1])?.is_some() {
         let mut stream = Editor::open(ctx.db, args[1])?;
-        removed = trim_to(&mut stream, trim, ctx.settings);
+        removed = trim_count(&stream, trim, ctx.settings);
+        check_trim(removed, ctx.settings)?;
+        trim_front(&mut stream, removed);
         stream.close();
     }
     ctx.reply.int(removed as i64);
@@ -157,9 +164,9 @@ fn parse_options(
     Ok(options)
 }
 
-/// Removes entries from the front; returns how many.
-fn trim_to(stream: &mut Editor<'_>, trim: Trim, settings: &Settings) -> u64 {
-    let count = match trim.keep {
+/// How many entries are to be removed from the front.
+fn trim_count(stream: &Editor<'_>, trim: Trim, settings: &Settings) -> u64 {
+    match trim.keep {
         _ if trim.approximate => count_of_whole_nodes(stream, trim, settings),
         Keep::MaxLen(len) => stream.header.len.saturating_sub(len),
         Keep::MinId(Id::MIN) => 0,
@@ -167,11 +174,18 @@ fn trim_to(stream: &mut Editor<'_>, trim: Trim, settings: &Settings) -> u64 {
             let before = id.previous().expect("the least id was handled above");
             stream.view().entries(Id::MIN, before).count() as u64
         }
-    };
+    }
+}
+
+/// Refuses to remove so many entries if that is too much for one command.
+fn check_trim(count: u64, settings: &Settings) -> Result<(), Error> {
+    settings.check_logged(count as usize * element_bytes(&[0; ENTRY_SUB_BYTES], b""))
+}
+
+fn trim_front(stream: &mut Editor<'_>, count: u64) {
     for _ in 0..count {
         stream.remove_first();
     }
-    count
 }
 
 /// How many entries fill the nodes of which nothing is to be kept, within the limit.
@@ -252,7 +266,7 @@ pub(super) fn xsetid(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     if View::open(ctx.db, args[1])?.is_none() {
         return Err(Error::NoSuchKey);
     }
-    let mut stream = Editor::open(ctx.db, args[1])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[1])?;
     if id < stream.header.max_deleted {
         return Err(ABOVE_DELETED);
     }

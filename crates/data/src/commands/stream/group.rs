@@ -2,7 +2,7 @@
 
 use super::add::parse_ids;
 use super::id::Id;
-use super::store::{Editor, View};
+use super::store::{Editor, PENDING_BYTES, View};
 use super::{help, subcommand_syntax};
 use crate::command::{Ctx, Subcommands, subcommand};
 use crate::db::Db;
@@ -63,7 +63,7 @@ fn create(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     if args.len() > 8 {
         return Err(subcommand_syntax("XGROUP", args[1]));
     }
-    let mut stream = Editor::open(ctx.db, args[2])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[2])?;
     let id = match args[4] {
         b"$" => stream.header.last,
         id => Id::parse(id)?,
@@ -101,9 +101,10 @@ fn destroy(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     if View::open(ctx.db, args[2])?.is_none() {
         return Err(no_key());
     }
-    let mut stream = Editor::open(ctx.db, args[2])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[2])?;
     let group = stream.view().group(args[3]);
     if let Some(group) = &group {
+        ctx.settings.check_logged(stream.view().pending_count(group) * PENDING_BYTES)?;
         stream.remove_group(args[3], group);
         stream.close();
     }
@@ -131,6 +132,7 @@ fn delete_consumer(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     let group = stream.view().group(args[3]).expect("the stream was opened with the group");
     let mut pending = 0;
     if let Some(consumer) = stream.view().consumer(&group, args[4]) {
+        ctx.settings.check_logged(stream.view().owned_count(&consumer) * PENDING_BYTES)?;
         pending = stream.remove_consumer(&group, args[4], &consumer);
         stream.close();
     }
@@ -176,7 +178,7 @@ fn open_with_group<'a>(db: &'a mut Db, args: &[&[u8]]) -> Result<Editor<'a>, Err
         }
         Some(_) => {}
     }
-    Editor::open(db, args[2])
+    Editor::open_quietly(db, args[2])
 }
 
 fn no_key() -> Error {
@@ -203,7 +205,7 @@ pub(super) fn xack(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         return Ok(());
     };
     let ids = parse_ids(&args[3..])?;
-    let mut stream = Editor::open(ctx.db, args[1])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[1])?;
     let mut acknowledged = 0;
     for id in ids {
         if let Some(pending) = stream.view().pending_entry(&group, id) {

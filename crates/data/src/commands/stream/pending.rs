@@ -1,7 +1,7 @@
 //! Commands on entries that were delivered and not acknowledged: XPENDING, XCLAIM, XAUTOCLAIM.
 
 use super::id::Id;
-use super::store::{Editor, Group, Pending, View, reply_entry};
+use super::store::{Editor, Group, PENDING_BYTES, Pending, View, reply_entry};
 use crate::command::Ctx;
 use crate::error::Error;
 use crate::parse;
@@ -138,7 +138,7 @@ pub(super) fn xclaim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
         _ => now,
     };
 
-    let mut stream = Editor::open(ctx.db, args[1])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[1])?;
     if claim.last > group.last {
         group.last = claim.last;
         stream.put_group(args[2], &group);
@@ -229,10 +229,11 @@ pub(super) fn xautoclaim(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error>
     let min_idle_ms = parse::integer(args[4]).ok_or(IDLE)?;
     let from = Id::parse_start(args[5])?;
     let (count, just_id) = parse_autoclaim(&args[6..])?;
+    let count = count.min(ctx.settings.records_max(PENDING_BYTES).max(1));
     let group = require_group(ctx, args[1], args[2])?;
     let now = ctx.now;
 
-    let mut stream = Editor::open(ctx.db, args[1])?;
+    let mut stream = Editor::open_quietly(ctx.db, args[1])?;
     let consumer = stream.note_consumer(&group, args[3], now, false)?;
     let (mut claimed, mut deleted) = (Vec::new(), Vec::new());
     let mut candidates = stream.view().pending(&group, from, Id::MAX);

@@ -2,7 +2,7 @@
 
 use super::id::Id;
 use super::progress::Progress;
-use super::store::{Consumer, Editor, Group, View, reply_entry};
+use super::store::{Consumer, Editor, Group, PENDING_BYTES, View, reply_entry};
 use crate::command::{Ctx, KeyPositions, OnTimeout};
 use crate::error::Error;
 use crate::parse;
@@ -123,9 +123,12 @@ pub(super) fn xreadgroup(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error>
             },
         });
     }
+    // Each is asked for the rest later, as with a smaller COUNT.
+    let count = (ctx.settings.records_max(PENDING_BYTES) / request.keys.len()).max(1);
+    let count = request.count.min(count);
     let mut served = Served::new(ctx.reply.proto());
     for (key, &start) in request.keys.iter().zip(&starts) {
-        let mut stream = Editor::open(ctx.db, key)?;
+        let mut stream = Editor::open_quietly(ctx.db, key)?;
         let group = stream.view().group(group_name).expect("the group was seen above");
         let waits = start == Start::New && stream.view().last().is_none_or(|id| id <= group.last);
         if waits && ctx.retried {
@@ -135,7 +138,7 @@ pub(super) fn xreadgroup(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error>
         let delivers = !waits && start == Start::New && !request.no_ack;
         let consumer = stream.note_consumer(&group, consumer_name, ctx.now, delivers)?;
         if !waits {
-            let mut reader = Reader { stream, group, consumer, count: request.count, now: ctx.now };
+            let mut reader = Reader { stream, group, consumer, count, now: ctx.now };
             let reply = served.start(key);
             match start {
                 Start::After(id) => reader.history(reply, id),

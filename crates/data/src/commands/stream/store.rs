@@ -35,6 +35,12 @@ const OWNED: u8 = b'O';
 const PENDING: u8 = b'P';
 const ENTRY: u8 = b'e';
 
+/// The length of an entry's name.
+pub(super) const ENTRY_SUB_BYTES: usize = 17;
+
+/// What making an entry pending for another consumer records, or releasing it, at most.
+pub(super) const PENDING_BYTES: usize = 128;
+
 /// What is kept beside the elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Header {
@@ -221,6 +227,14 @@ impl<'a> Editor<'a> {
         let coll = db.open(key, Kind::Stream)?;
         let header = Header::decode(coll.aux());
         Ok(Self { coll, header })
+    }
+
+    /// The same for a change that WATCH does not see, as in Redis: of groups, or of what is kept
+    /// beside the entries. Creating the stream is seen.
+    pub(super) fn open_quietly(db: &'a mut Db, key: &[u8]) -> Result<Self, Error> {
+        let mut stream = Self::open(db, key)?;
+        stream.coll.be_quiet();
+        Ok(stream)
     }
 
     pub(super) fn close(mut self) {

@@ -12,6 +12,7 @@
 use crate::coll_mut::CollMut;
 use crate::db::Value;
 use crate::entry::{Coll, Kind};
+use crate::error::Error;
 use crate::settings::Settings;
 use crate::sorted::{Iter, Sorted, Sub, Val};
 
@@ -188,8 +189,22 @@ pub(super) fn remove(coll: &mut CollMut<'_>, member: &[u8]) -> bool {
     true
 }
 
-/// Removes the members with ranks from `from` up to, not including, `to`; returns how many.
-pub(super) fn remove_ranks(coll: &mut CollMut<'_>, from: usize, to: usize) -> usize {
+/// Refuses to remove the members with ranks from `from` up to, not including, `to` if that is too
+/// much for one command.
+pub(super) fn check_ranks(
+    settings: &Settings,
+    coll: &Coll,
+    from: usize,
+    to: usize,
+) -> Result<(), Error> {
+    let order = coll.len() / 2;
+    let names = coll.elements().iter_ranks(order + from, order + to).map(|(sub, _)| sub);
+    // The removal of the other element of each member records no more.
+    settings.check_removed(coll, names.flat_map(|sub| [sub, sub]))
+}
+
+/// Removes the members with ranks from `from` up to, not including, `to`.
+pub(super) fn remove_ranks(coll: &mut CollMut<'_>, from: usize, to: usize) {
     let order = coll.len() / 2;
     let doomed = coll.elements().iter_ranks(order + from, order + to);
     let doomed: Vec<Sub> = doomed.map(|(sub, _)| Sub::from_slice(sub)).collect();
@@ -197,7 +212,6 @@ pub(super) fn remove_ranks(coll: &mut CollMut<'_>, from: usize, to: usize) -> us
         coll.remove(sub);
         coll.remove(&member_sub(&sub[ORDER_BYTES..]));
     }
-    doomed.len()
 }
 
 /// A sorted set as a value for [`crate::Db::put_value`], from pairs in any order. Members differ,

@@ -1,11 +1,12 @@
 //! Taking the members with the lowest or highest scores, blocking or not.
 
-use super::element::{Members, remove_ranks};
+use super::element::{Members, check_ranks, remove_ranks};
 use crate::coll_mut::CollMut;
 use crate::command::{Ctx, OnTimeout};
 use crate::entry::Kind;
 use crate::error::Error;
 use crate::parse::{self, is_word};
+use crate::settings::Settings;
 use quorate_resp::{Proto, Reply};
 
 /// Which end is popped.
@@ -45,7 +46,7 @@ fn pop_one(ctx: &mut Ctx<'_>, args: &[&[u8]], end: End) -> Result<(), Error> {
     let nested = count.is_some() && ctx.reply.proto() == Proto::Resp3;
     let shape = if nested { Shape::Pairs } else { Shape::Flat };
     let mut coll = ctx.db.open(args[1], Kind::Zset)?;
-    pop(&mut ctx.reply, args[1], &mut coll, end, count.unwrap_or(1), shape);
+    pop(&mut ctx.reply, ctx.settings, args[1], &mut coll, end, count.unwrap_or(1), shape)?;
     Ok(())
 }
 
@@ -63,7 +64,7 @@ fn pop_blocking(ctx: &mut Ctx<'_>, args: &[&[u8]], end: End) -> Result<(), Error
     match first_of(ctx, keys)? {
         Some(key) => {
             let mut coll = ctx.db.open(key, Kind::Zset)?;
-            pop(&mut ctx.reply, key, &mut coll, end, 1, Shape::KeyFlat);
+            pop(&mut ctx.reply, ctx.settings, key, &mut coll, end, 1, Shape::KeyFlat)?;
         }
         None => ctx.block(timeout_ms, OnTimeout::NullArray, None),
     }
@@ -75,7 +76,7 @@ pub(super) fn zmpop(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     match first_of(ctx, keys)? {
         Some(key) => {
             let mut coll = ctx.db.open(key, Kind::Zset)?;
-            pop(&mut ctx.reply, key, &mut coll, end, count, Shape::KeyPairs);
+            pop(&mut ctx.reply, ctx.settings, key, &mut coll, end, count, Shape::KeyPairs)?;
         }
         None => ctx.reply.null_array(),
     }
@@ -88,7 +89,7 @@ pub(super) fn bzmpop(ctx: &mut Ctx<'_>, args: &[&[u8]]) -> Result<(), Error> {
     match first_of(ctx, keys)? {
         Some(key) => {
             let mut coll = ctx.db.open(key, Kind::Zset)?;
-            pop(&mut ctx.reply, key, &mut coll, end, count, Shape::KeyPairs);
+            pop(&mut ctx.reply, ctx.settings, key, &mut coll, end, count, Shape::KeyPairs)?;
         }
         None => ctx.block(timeout_ms, OnTimeout::NullArray, None),
     }
@@ -144,12 +145,13 @@ fn first_of<'a>(ctx: &mut Ctx<'_>, keys: &[&'a [u8]]) -> Result<Option<&'a [u8]>
 /// Pops up to `count` members of `coll`, the sorted set at `key`, and replies them.
 fn pop(
     reply: &mut Reply<'_>,
+    settings: &Settings,
     key: &[u8],
     coll: &mut CollMut<'_>,
     end: End,
     count: usize,
     shape: Shape,
-) {
+) -> Result<(), Error> {
     let members = Members::of(coll);
     let len = members.len();
     let count = count.min(len);
@@ -178,5 +180,7 @@ fn pop(
         End::Min => members.ranks(from, to).for_each(&mut pair),
         End::Max => members.ranks(from, to).rev().for_each(&mut pair),
     }
+    check_ranks(settings, coll, from, to)?;
     remove_ranks(coll, from, to);
+    Ok(())
 }

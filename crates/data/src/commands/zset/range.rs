@@ -1,6 +1,6 @@
 //! Ranges of members by rank, score or name: reading, counting, storing and removing them.
 
-use super::element::{Members, remove_ranks, sortable, value};
+use super::element::{Members, check_ranks, remove_ranks, sortable, value};
 use super::pairs_reply;
 use crate::command::Ctx;
 use crate::entry::Kind;
@@ -309,7 +309,9 @@ pub(crate) fn store<M: AsRef<[u8]>>(
     if pairs.is_empty() {
         ctx.db.delete(key)?;
     } else {
-        ctx.db.put_value(key, &value(ctx.settings, pairs), None)?;
+        let value = value(ctx.settings, pairs);
+        ctx.settings.check_logged(value.logged_bytes())?;
+        ctx.db.put_value(key, &value, None)?;
     }
     ctx.reply.int(pairs.len() as i64);
     Ok(())
@@ -337,8 +339,15 @@ fn remove(ctx: &mut Ctx<'_>, args: &[&[u8]], by: By) -> Result<(), Error> {
     let range = Range::parse(by, args[2], args[3])?;
     let mut coll = ctx.db.open(args[1], Kind::Zset)?;
     let (from, to) = range.ranks(Members::of(&coll), false);
-    let removed = remove_ranks(&mut coll, from, to);
-    drop(coll);
+    let removed = to - from;
+    if removed > 0 && removed * 2 == coll.len() {
+        drop(coll);
+        ctx.db.delete(args[1])?;
+    } else {
+        check_ranks(ctx.settings, &coll, from, to)?;
+        remove_ranks(&mut coll, from, to);
+        drop(coll);
+    }
     ctx.reply.int(removed as i64);
     Ok(())
 }

@@ -209,6 +209,7 @@ pub(super) const DOCS: &[(&str, &str, &str)] = &[
     ("pubsub", "", "Tells who listens to what."),
     ("punsubscribe", "[pattern]...", "Stops to listen to the channels that match."),
     ("quit", "", "Closes the connection."),
+    ("quorate", "", "What this server has and Redis has not."),
     ("randomkey", "", "Returns a key chosen at random."),
     ("readonly", "", "Belongs to Redis Cluster."),
     ("readwrite", "", "Belongs to Redis Cluster."),
