@@ -71,7 +71,8 @@ pub const HEARTBEAT_MS: Millis = 60;
 /// A follower that hears no leader for this long, and up to half as long again, starts an
 /// election; a leader that hears no quorum for this long steps down.
 pub const ELECTION_MS: Millis = 300;
-/// How long a read waits for its answer before the question is put again.
+/// How long a read waits for its answer before the question is put again; doubled each time, up to
+/// eight times as long, so that a slow network gets to answer.
 pub const READ_RETRY_MS: Millis = 200;
 /// Payload bytes in one append, unless a single entry is larger.
 pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
@@ -247,7 +248,7 @@ impl RaftLog {
         log.redraw();
         log.trim();
         if state.lost {
-            log.start_lost(state.forgot_votes, state.bound);
+            log.start_lost(&state);
         } else if log.alone {
             log.campaign();
             assert!(log.is_leader(), "the only voter did not elect itself");
@@ -380,7 +381,7 @@ impl Log for RaftLog {
             raft.randomized_election_timeout().saturating_sub(raft.election_elapsed)
         };
         let deadline = clock + ticks.max(1) as u64 * TICK_MS;
-        let retry = self.reads.asked_at().map(|asked| (asked + READ_RETRY_MS).max(clock + TICK_MS));
+        let retry = self.reads.retry_at().map(|retry| retry.max(clock + TICK_MS));
         Some(retry.map_or(deadline, |retry| retry.min(deadline)))
     }
 

@@ -1,7 +1,7 @@
 //! What goes into the engine: messages and time, and how this module follows it afterwards.
 
 use super::wire::{Incoming, Own};
-use super::{ELECTION_TICKS, ELECTION_TICKS_MAX, READ_RETRY_MS, RaftLog, TICK_MS};
+use super::{ELECTION_TICKS, ELECTION_TICKS_MAX, RaftLog, TICK_MS};
 use crate::{Leadership, Log};
 use quorate_base::ids::NodeId;
 use quorate_base::{Index, Millis, Term};
@@ -81,8 +81,8 @@ impl RaftLog {
                 self.settle();
             }
         }
-        if self.reads.asked_at().is_some_and(|asked| now.saturating_sub(asked) >= READ_RETRY_MS) {
-            self.reads.restart();
+        if self.reads.retry_at().is_some_and(|retry| retry <= now) {
+            self.reads.retry();
         }
     }
 
@@ -101,14 +101,17 @@ impl RaftLog {
         }
         self.advance(now);
         match own {
-            Own::Lost { term, life, forgot_votes, last } => {
-                self.on_lost(from, (term, life), forgot_votes, last);
-            }
-            Own::Found { term, life, barrier, conf_index, conf } => {
-                if self.on_found(from, (term, life), barrier) && conf_index > self.conf_index {
-                    self.set_conf(conf_index, conf);
+            Own::Lost { term, life, forgot_votes, last, agreed } => {
+                if self.leading.is_some() && term == self.raft.term {
+                    self.raft.raft_log.maybe_commit(agreed.0, agreed.1);
+                    self.settle();
+                    self.on_lost(from, life, forgot_votes, last);
                 }
-                self.look_whole();
+            }
+            Own::Found { term, life, barrier, agreed, conf_index, conf } => {
+                if (term, life) == (self.raft.term, self.life) && self.raft.leader_id == from {
+                    self.on_found(barrier, agreed, (conf_index, conf));
+                }
             }
             Own::Sleep { term, last } => self.on_sleep(from, term, last),
         }
@@ -124,13 +127,14 @@ impl RaftLog {
         self.advance(now);
         let heartbeat = message.get_msg_type() == MessageType::MsgHeartbeat;
         let leader = heartbeat || message.get_msg_type() == MessageType::MsgAppend;
-        // The engine would stop at a commit index beyond its log's end.
-        if heartbeat && message.commit > self.last_index() {
-            if self.life == 0 {
-                self.rejected += 1;
-                return;
-            }
-            // Meant for a life that held more.
+        let beyond = heartbeat && message.commit > self.last_index();
+        if beyond && self.life == 0 {
+            // The engine would stop.
+            self.rejected += 1;
+            return;
+        }
+        if beyond || (heartbeat && self.loss.is_some()) {
+            // Meant for a life that held more, or other entries.
             message.commit = 0;
         }
         if self.is_stale_rejection(&message)

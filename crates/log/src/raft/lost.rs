@@ -14,12 +14,15 @@
 //!   │ ◀───────────────── append or heartbeat ──────┤
 //!   ├── Lost { life, last index } ────────────────▶│ forgets what that peer acknowledged in term t;
 //!   │                                              │ acknowledgements of other lives count no more
-//!   │ ◀───── Found { life, barrier, members } ─────┤ once it has agreed on an entry of its term
+//!   │ ◀───── Found { life, barrier, members } ─────┤ the barrier: once it has agreed on an entry
+//!   ┊                                              ┊ of its term
 //!   ┊  holds all up to the barrier, durably, and is still in term t
 //!   whole
 //! ```
 //!
-//! The question is repeated with every heartbeat, and put to each new leader anew.
+//! The question is repeated with every heartbeat until then, and put to each new leader anew.
+//! Heartbeats tell how much is agreed on by what the leader believes the replica to hold, so a
+//! lost one learns that from appends only.
 //!
 //! # Why this is safe
 //!
@@ -35,7 +38,9 @@
 //! as up to date as that, it is whole without being told, since a log as up to date as one that
 //! contains an agreed entry contains it too. Otherwise a leader that restarts while most
 //! followers get snapshots could never come back. Only when a snapshot has taken it over
-//! entries which may have changed the members, it has to hear from a leader who they are.
+//! entries which may have changed the members, it has to hear from a leader who they are, and
+//! takes no entries before: who is needed to agree on something can then always campaign. The
+//! leader can tell at once, because the replica tells it that the snapshot was agreed on.
 //!
 //! *If term and vote may be gone as well* (the journal was damaged), it may have voted in a term
 //! after t, and acknowledged entries of that term. Therefore
@@ -56,6 +61,8 @@
 //! are no quorum, nobody can know what was agreed on, and the group stands still.
 
 use super::RaftLog;
+use super::members::Conf;
+use super::restore::State;
 use super::wire::{Own, encode_own};
 use crate::Log;
 use quorate_base::ids::NodeId;
@@ -78,7 +85,7 @@ pub(super) struct Loss {
     pub(super) barrier: Option<(Term, Index)>,
     /// The node's state is being replaced.
     pub(super) installing: bool,
-    /// No change of members can have been passed over.
+    /// No change of members has been passed over, or a leader has told them since.
     pub(super) knows_members: bool,
 }
 
@@ -95,8 +102,8 @@ impl RaftLog {
     // --- the lost replica --------------------------------------------------------------------
 
     /// A replica starts that is lost; `life` is the last one that it remembers.
-    pub(super) fn start_lost(&mut self, forgot_votes: bool, bound: (Term, Index)) {
-        let knows_members = self.void <= self.conf_index;
+    pub(super) fn start_lost(&mut self, state: &State) {
+        let State { forgot_votes, bound, knows_members, .. } = *state;
         self.loss =
             Some(Loss { forgot_votes, bound, barrier: None, installing: false, knows_members });
         if forgot_votes {
@@ -138,6 +145,7 @@ impl RaftLog {
                 loss.forgot_votes || (message.log_term, message.index) < loss.bound
             }
             MessageType::MsgTimeoutNow => true,
+            MessageType::MsgAppend => !loss.knows_members && !message.entries.is_empty(),
             _ => false,
         }
     }
@@ -156,28 +164,34 @@ impl RaftLog {
     /// Asks the leader, which was just heard.
     pub(super) fn ask_barrier(&mut self, leader: NodeId) {
         let term = self.raft.term;
-        if let Some(loss) = &self.loss
-            && self.raft.leader_id == leader
-            && loss.barrier.is_none_or(|(of, _)| of != term)
-        {
-            let last = self.last_index();
-            let own = Own::Lost { term, life: self.life, forgot_votes: loss.forgot_votes, last };
+        if let Some(loss) = self.loss.as_ref().filter(|_| self.raft.leader_id == leader) {
+            let (life, forgot_votes) = (self.life, loss.forgot_votes);
+            let (last, agreed) = (self.last_index(), self.raft.raft_log.committed);
+            let agreed = (agreed, self.term_at(agreed).unwrap_or(0));
+            let own = Own::Lost { term, life, forgot_votes, last, agreed };
             self.own_durable.push((leader, encode_own(&own)));
         }
     }
 
-    /// Whether this answers the question of this life.
+    /// The leader answers the question of this life.
     pub(super) fn on_found(
         &mut self,
-        leader: NodeId,
-        (term, life): (Term, u64),
-        barrier: Index,
-    ) -> bool {
-        let is_answer =
-            (term, life) == (self.raft.term, self.life) && self.raft.leader_id == leader;
-        let Some(loss) = self.loss.as_mut().filter(|_| is_answer) else { return false };
-        (loss.barrier, loss.knows_members) = (Some((term, barrier)), true);
-        true
+        barrier: Option<Index>,
+        agreed: Index,
+        (conf_index, conf): (Index, Conf),
+    ) {
+        let term = self.raft.term;
+        let Some(loss) = &mut self.loss else { return };
+        // The first barrier of a term will do: later ones may lie ever further on.
+        let known = loss.barrier.filter(|(of, _)| *of == term);
+        loss.barrier = known.or(barrier.map(|barrier| (term, barrier)));
+        if !loss.knows_members && agreed >= self.void {
+            (loss.knows_members, self.state_changed) = (true, true);
+        }
+        if conf_index > self.conf_index {
+            self.set_conf(conf_index, conf);
+        }
+        self.look_whole();
     }
 
     /// Ends the loss when everything is held again.
@@ -269,16 +283,8 @@ impl RaftLog {
 
     // --- its leader --------------------------------------------------------------------------
 
-    pub(super) fn on_lost(
-        &mut self,
-        from: NodeId,
-        (term, life): (Term, u64),
-        forgot_votes: bool,
-        last: Index,
-    ) {
-        if self.leading.is_none() || term != self.raft.term {
-            return;
-        }
+    /// A peer says that it is lost, in the term that this replica leads.
+    pub(super) fn on_lost(&mut self, from: NodeId, life: u64, forgot_votes: bool, last: Index) {
         let known = self.patients.get(&from).map(|patient| patient.life);
         if known.is_some_and(|known| comes_after(known, life)) {
             return;
@@ -293,11 +299,12 @@ impl RaftLog {
             None if patient.wants_marker => None,
             None => self.raft.commit_to_current_term().then_some(commit),
         };
-        if let Some(barrier) = barrier {
-            let (conf_index, conf) = (self.conf_index, self.conf.clone());
-            let own = Own::Found { term, life, barrier, conf_index, conf };
-            self.own_now.push((from, encode_own(&own)));
-        }
+        let (term, agreed, conf_index) = (self.raft.term, commit, self.conf_index);
+        let conf = self.conf.clone();
+        let own = Own::Found { term, life, barrier, agreed, conf_index, conf };
+        self.own_now.push((from, encode_own(&own)));
+        // Tells what is agreed on.
+        self.unsent = true;
     }
 
     /// Appends the entry that lost peers without votes wait for.

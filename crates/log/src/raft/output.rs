@@ -60,6 +60,7 @@ impl RaftLog {
             life: self.life,
             void: self.void,
             bound: self.loss.as_ref().map_or((0, 0), |loss| loss.bound),
+            knows_members: self.loss.as_ref().is_none_or(|loss| loss.knows_members),
             conf_index: self.conf_index,
             conf: None,
         };

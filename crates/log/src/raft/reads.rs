@@ -12,6 +12,7 @@
 //! A pending read costs its 8 bytes here; how many there are at a time is for the caller's own
 //! table of them to bound.
 
+use super::READ_RETRY_MS;
 use quorate_base::{Index, Millis};
 use std::collections::VecDeque;
 
@@ -23,6 +24,8 @@ pub(super) struct Reads {
     waiting: Vec<u64>,
     /// A round should begin even if no read waits.
     wanted: bool,
+    /// Rounds in a row that were not answered in time.
+    retries: u32,
     round: Option<Round>,
     confirmed: VecDeque<(Index, Vec<u64>)>,
 }
@@ -81,15 +84,23 @@ impl Reads {
         }
     }
 
-    /// When the round under way began.
-    pub(super) fn asked_at(&self) -> Option<Millis> {
-        self.round.as_ref().map(|round| round.asked_at)
+    /// When the question of the round under way should be put again.
+    pub(super) fn retry_at(&self) -> Option<Millis> {
+        let wait = READ_RETRY_MS << self.retries.min(3);
+        self.round.as_ref().map(|round| round.asked_at + wait)
+    }
+
+    /// Has the round under way begun anew because its answer takes too long.
+    pub(super) fn retry(&mut self) {
+        self.retries += 1;
+        self.restart();
     }
 
     /// `question` was answered: its reads may see the state from `index` on. Answers to rounds
     /// begun anew are ignored. Returns when the round began.
     pub(super) fn confirm(&mut self, question: &[u8], index: Index) -> Option<Millis> {
         let round = self.round.take_if(|round| round.question == *question)?;
+        self.retries = 0;
         if !round.ids.is_empty() {
             self.confirmed.push_back((index, round.ids));
         }

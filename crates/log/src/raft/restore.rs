@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It is written when anything but `commit` changed, which is a hint that may be old. Flags: 1 the
-//! replica is lost, 2 its votes are lost too; `life` names the time since its last loss, and
+//! replica is lost, 2 its votes are lost too, 4 it may have missed changes of members; `life` names the time since its last loss, and
 //! `bound` is where its log may have ended before (`lost`). Entries up to `void` in the journal are not of this log: a snapshot replaced them.
 //! `members` as in `members`, agreed on at their index. Format 1 has term, vote and commit only.
 
@@ -25,6 +25,7 @@ const STATE_FORMAT: u8 = 2;
 const STATE_FORMAT_1: u8 = 1;
 const LOST: u8 = 1;
 const FORGOT_VOTES: u8 = 2;
+const MISSED_MEMBERS: u8 = 4;
 
 /// What a replica knows when it starts.
 #[derive(Clone, Debug, Default)]
@@ -99,6 +100,7 @@ pub(super) struct State {
     pub(super) life: u64,
     pub(super) void: Index,
     pub(super) bound: (Term, Index),
+    pub(super) knows_members: bool,
     pub(super) conf_index: Index,
     /// `None` in records of format 1.
     pub(super) conf: Option<Conf>,
@@ -122,7 +124,7 @@ pub(super) fn restore(
     let no_state = state.is_none();
     let mut state = match state {
         Some(bytes) => decode_state(&bytes).ok_or(RestoreError::State)?,
-        None => State::default(),
+        None => State { knows_members: true, ..State::default() },
     };
     let mut conf = state.conf.take().unwrap_or_else(|| Conf::of_voters(voters));
     state.lost |= lost;
@@ -183,6 +185,13 @@ fn history(
     let gap = |pair: &[Entry]| pair[1].index != pair[0].index + 1;
     let old = entries.windows(2).rposition(|pair| gap(pair) && pair[1].index <= applied + 1);
     entries.drain(..old.map_or(0, |position| position + 1));
+    // What a snapshot replaced beyond its own end, and nothing has been written over yet.
+    if let Some(entry) = entries.iter().find(|entry| entry.index > applied)
+        && void > 0
+        && (entry.term < applied_term || (applied == void && entry.index > applied + 1))
+    {
+        entries.retain(|entry| entry.index <= applied);
+    }
     // Entries up to `applied` are kept for voters that are behind. The first serves as the
     // position before the log, unless it is the very first.
     let (base, mut term) = match entries.first() {
@@ -249,7 +258,11 @@ fn catch_up_members(
 pub(super) fn encode_state(state: &State, conf: &Conf) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     out.push(STATE_FORMAT);
-    out.push(u8::from(state.lost) * LOST + u8::from(state.forgot_votes) * FORGOT_VOTES);
+    out.push(
+        u8::from(state.lost) * LOST
+            + u8::from(state.forgot_votes) * FORGOT_VOTES
+            + u8::from(!state.knows_members) * MISSED_MEMBERS,
+    );
     for number in
         [state.term, state.vote, state.commit, state.life, state.void, state.bound.0, state.bound.1]
     {
@@ -264,13 +277,14 @@ pub(super) fn decode_state(bytes: &[u8]) -> Option<State> {
     let mut reader = Reader::new(bytes);
     let format = reader.u8()?;
     let flags = match format {
-        STATE_FORMAT => reader.u8().filter(|flags| *flags <= LOST + FORGOT_VOTES)?,
+        STATE_FORMAT => reader.u8().filter(|flags| *flags < 2 * MISSED_MEMBERS)?,
         STATE_FORMAT_1 => 0,
         _ => return None,
     };
     let (term, vote, commit) = (reader.varint()?, reader.varint()?, reader.varint()?);
     let mut state = State { term, vote, commit, ..State::default() };
     (state.lost, state.forgot_votes) = (flags & LOST != 0, flags & FORGOT_VOTES != 0);
+    state.knows_members = flags & MISSED_MEMBERS == 0;
     if format == STATE_FORMAT {
         (state.life, state.void) = (reader.varint()?, reader.varint()?);
         state.bound = (reader.varint()?, reader.varint()?);

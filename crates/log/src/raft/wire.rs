@@ -13,8 +13,8 @@
 //! What the engine knows nothing of:
 //!
 //! ```text
-//! 32 Lost   │ term │ life │ forgot votes u8 │ last index
-//! 33 Found  │ term │ life │ barrier │ index of the members │ members
+//! 32 Lost   │ term │ life │ forgot votes u8 │ last index │ agreed index │ its term
+//! 33 Found  │ term │ life │ barrier, 0 for none yet │ agreed index │ index of the members │ members
 //! 34 Sleep  │ term │ last index
 //! ```
 
@@ -50,9 +50,18 @@ const SLEEP: u8 = 34;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Own {
     /// To the leader: forget what this replica acknowledged in former lives.
-    Lost { term: Term, life: u64, forgot_votes: bool, last: Index },
-    /// The answer: whole is who holds everything up to `barrier`.
-    Found { term: Term, life: u64, barrier: Index, conf_index: Index, conf: Conf },
+    /// Its log ends at `last`; it knows the entry of this position and term to be agreed on.
+    Lost { term: Term, life: u64, forgot_votes: bool, last: Index, agreed: (Index, Term) },
+    /// The answer: whole is who holds everything up to `barrier`, if there is one yet; these are
+    /// the members as of `agreed`.
+    Found {
+        term: Term,
+        life: u64,
+        barrier: Option<Index>,
+        agreed: Index,
+        conf_index: Index,
+        conf: Conf,
+    },
     /// From the leader: nothing happens after `last`, which all hold and know to be agreed on.
     Sleep { term: Term, last: Index },
 }
@@ -65,16 +74,18 @@ pub(super) fn is_own(message: &[u8]) -> bool {
 pub(super) fn encode_own(own: &Own) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     match own {
-        Own::Lost { term, life, forgot_votes, last } => {
+        Own::Lost { term, life, forgot_votes, last, agreed } => {
             out.push(LOST);
             put_varint(&mut out, *term);
             put_varint(&mut out, *life);
             out.push(u8::from(*forgot_votes));
-            put_varint(&mut out, *last);
+            [*last, agreed.0, agreed.1].into_iter().for_each(|n| put_varint(&mut out, n));
         }
-        Own::Found { term, life, barrier, conf_index, conf } => {
+        Own::Found { term, life, barrier, agreed, conf_index, conf } => {
             out.push(FOUND);
-            [term, life, barrier, conf_index].into_iter().for_each(|n| put_varint(&mut out, *n));
+            for number in [*term, *life, barrier.unwrap_or(0), *agreed, *conf_index] {
+                put_varint(&mut out, number);
+            }
             conf.encode(&mut out);
         }
         Own::Sleep { term, last } => {
@@ -99,11 +110,13 @@ pub(super) fn decode_own(bytes: &[u8]) -> Option<Own> {
                 _ => return None,
             },
             last: reader.varint()?,
+            agreed: (reader.varint()?, reader.varint()?),
         },
         FOUND => Own::Found {
             term: reader.varint()?,
             life: reader.varint()?,
-            barrier: reader.varint()?,
+            barrier: Some(reader.varint()?).filter(|barrier| *barrier > 0),
+            agreed: reader.varint()?,
             conf_index: reader.varint()?,
             conf: Conf::decode(&mut reader)?,
         },

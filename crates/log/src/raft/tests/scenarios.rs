@@ -173,19 +173,31 @@ fn hunt() {
     for seed in from..to {
         let worlds: [(&str, fn(u64) -> World); 5] = [
             ("plain", World::new),
-            ("snap", |seed| World::new(seed).with(|f| { f.retained_bytes = 1_000; f.crash += 2; f.propose += 200; f.quiet = 5; })),
+            ("snap", |seed| {
+                World::new(seed).with(|f| {
+                    f.retained_bytes = 1_000;
+                    f.crash += 2;
+                    f.propose += 200;
+                    f.quiet = 5;
+                })
+            }),
             ("damage", |seed| World::new(seed).with(damage)),
-            ("members", |seed| World::of(5, seed).with(|faults| {
-            faults.reconfigure = 5 + faults.propose % 20;
-            faults.damage = if faults.lose % 2 == 0 { 200 } else { 0 };
-            faults.retained_bytes = if faults.cut % 2 == 0 { 2_000 } else { RETAINED_BYTES_MAX };
-            })),
-            ("sleep", |seed| World::new(seed).with(|faults| {
-            faults.quiet = 20;
-            faults.crash /= 2;
-            faults.cut /= 4;
-            faults.transfer /= 4;
-            })),
+            ("members", |seed| {
+                World::of(5, seed).with(|faults| {
+                    faults.reconfigure = 5 + faults.propose % 20;
+                    faults.damage = if faults.lose % 2 == 0 { 200 } else { 0 };
+                    faults.retained_bytes =
+                        if faults.cut % 2 == 0 { 2_000 } else { RETAINED_BYTES_MAX };
+                })
+            }),
+            ("sleep", |seed| {
+                World::new(seed).with(|faults| {
+                    faults.quiet = 20;
+                    faults.crash /= 2;
+                    faults.cut /= 4;
+                    faults.transfer /= 4;
+                })
+            }),
         ];
         let wanted = std::env::var("W").unwrap_or_default();
         for (name, world) in worlds.into_iter().filter(|(name, _)| name.contains(&wanted)) {
