@@ -129,6 +129,8 @@ impl RaftLog {
             life => life + 1,
         };
         self.state_changed = true;
+        // Acknowledgements of the life that ends.
+        self.raft.msgs.retain(|m| m.get_msg_type() != MessageType::MsgAppendResponse);
         if self.raft.state != StateRole::Follower {
             let term = self.raft.term;
             self.raft.become_follower(term, 0);
@@ -208,6 +210,8 @@ impl RaftLog {
                 self.raft.vote = self.raft.leader_id;
             }
             self.loss = None;
+            // What is in memory has been written anew if it had to be.
+            self.void = self.void.min(self.raft.store().first() - 1);
             self.state_changed = true;
         }
     }
@@ -262,7 +266,7 @@ impl RaftLog {
             log.unstable.offset = applied + 1;
             (log.persisted, log.committed, log.applied) = (applied, applied, applied);
             self.written.iter_mut().for_each(|written| written.last = None);
-            (self.void, self.state_changed) = (applied, true);
+            (self.void, self.state_changed) = (self.void.max(applied), true);
             if let Some(loss) = &mut self.loss {
                 loss.knows_members = false;
             }

@@ -135,6 +135,9 @@ pub(super) fn restore(
     let mut store = if state.lost {
         let ends = entries.iter().map(|entry| (entry.term, entry.index));
         state.bound = ends.fold(state.bound, Ord::max);
+        // A snapshot may have come of which the state does not know yet.
+        let at_end = |entry: &Entry| (entry.index, entry.term) == (applied, applied_term);
+        state.knows_members &= applied <= state.conf_index || entries.iter().any(at_end);
         for entry in &entries {
             let passed = entry.index > state.void.max(state.conf_index) && entry.index <= applied;
             if let Some(members) = Conf::of_entry(&entry.payload).filter(|_| passed) {
