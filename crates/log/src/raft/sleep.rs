@@ -3,10 +3,10 @@
 //! A leader goes to sleep when, for two heartbeats, nothing was asked of it, and everybody holds
 //! and knows everything: each peer, in the session under way, acknowledged the last entry and
 //! said that it knows it to be agreed on, the node has applied it, no read is pending and no
-//! change or hand-over is under way. It tells the peers to sleep, and sends and times nothing any more. A follower sleeps when
-//! told so by its leader in its term, if its log ends where the leader says and it knows all of
-//! it to be agreed on. Losing that message is harmless: that follower will ask for votes, and
-//! everybody wakes.
+//! change or hand-over is under way. It tells the peers to sleep, and sends and times nothing any
+//! more. A follower sleeps when told so by its leader in its term, if its log ends where the
+//! leader says and it knows all of it to be agreed on. Losing that message is harmless: that
+//! follower will ask for votes, and everybody wakes.
 //!
 //! Nothing but silence tells a sleeping follower that its leader is gone, so the node has to:
 //! [`Log::peer_gone`](crate::Log::peer_gone) wakes followers of that peer, with a whole election

@@ -586,30 +586,6 @@ impl World {
         while self.now < FAULTS_MS + HEALED_MS {
             self.step();
         }
-        if self.seen.acknowledged == acknowledged {
-            for r in self.replicas.iter().flatten() {
-                eprintln!(
-                    "END {} {:?} term {} last {} ({}) commit {} applied {} writes {} loss {:?} conf {} {:?} prs {:?}",
-                    r.log.id,
-                    r.log.raft.state,
-                    r.log.term(),
-                    r.log.last_index(),
-                    r.log.raft.raft_log.last_term(),
-                    r.log.commit(),
-                    r.log.applied,
-                    r.log.written.len(),
-                    r.log.loss,
-                    r.log.conf_index,
-                    r.log.conf,
-                    r.log
-                        .raft
-                        .prs()
-                        .iter()
-                        .map(|(i, p)| (*i, p.matched, p.next_idx, p.state, p.paused))
-                        .collect::<Vec<_>>()
-                );
-            }
-        }
         assert!(self.seen.acknowledged > acknowledged, "no progress after the faults");
         self.faults.propose = 0;
         for _ in 0..200 {
@@ -641,27 +617,6 @@ impl World {
             self.step();
         }
         if self.nodes() == 3 {
-            for r in self.replicas.iter().flatten().filter(|r| !r.log.sleep.asleep) {
-                eprintln!(
-                    "END {} asleep {} leader {:?} last {} commit {} applied {} quiet {:?} reads {:?} writes {} lost {} prs {:?}",
-                    r.log.id,
-                    r.log.sleep.asleep,
-                    r.log.leader(),
-                    r.log.last_index(),
-                    r.log.commit(),
-                    r.log.applied,
-                    r.log.sleep,
-                    r.log.reads,
-                    r.log.written.len(),
-                    r.log.is_lost(),
-                    r.log
-                        .raft
-                        .prs()
-                        .iter()
-                        .map(|(i, p)| (*i, p.matched, p.committed_index))
-                        .collect::<Vec<_>>()
-                );
-            }
             assert!(self.replicas.iter().flatten().all(|r| r.log.next_deadline().is_none()));
         }
         self.seen
