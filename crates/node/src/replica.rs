@@ -227,27 +227,18 @@ impl Worker {
     /// DEBUG
     pub fn debug(&self) -> String {
         let mut out = format!(
-            "next {:?} now {:?} stirred {:?} deadlines {:?} runnable {:?} inflight {:?}\n",
-            self.next_deadline(),
-            self.now,
-            self.peers.stirred,
-            self.peers.deadlines,
-            self.runnable,
-            self.in_flight
+            "full {} reserve {} throttled {} saturated {} {:?} next {:?} deadlines {:?} inflight {}\n",
+            self.disk_full, self.reserve_used, self.throttled, self.is_saturated(), self.upkeep,
+            self.next_deadline(), self.peers.deadlines, self.in_flight.len()
         );
         for slot in self.shards.iter().flatten() {
             let r = slot.replica.as_ref().unwrap();
+            let k = self.db.get(slot.id).unwrap();
             out += &format!(
-                "   shard {} claims {:?} log deadline {:?} accepts {} {:?}\n",
-                slot.id,
-                self.claims[slot.id as usize],
-                slot.log.next_deadline(),
-                slot.log.accepts(),
-                r
+                "   shard {} flush {:?} cutting {} flushing {} durable {} accepts {} memory {} commit {} {:?} {:?} lost {} {:?}\n",
+                slot.id, slot.flush.as_ref().map(|f| f.mark.applied), k.is_cutting(), k.is_flushing(),
+                k.durable().applied, slot.log.accepts(), r.memory, slot.log.commit(), r.phase, r.seen, slot.log.is_lost(), r.gateway
             );
-        }
-        for job in self.jobs.values() {
-            out += &format!("   job {job:?}\n");
         }
         out
     }
@@ -595,8 +586,9 @@ impl Worker {
         if !matches!(replica.phase, Phase::Serving) {
             return again;
         }
-        if replica.opening == Some(replica.memory + 1) {
-            replica.memory += 1;
+        if replica.opening.is_some_and(|opening| replica.memory + 1 >= opening) && !slot.touched {
+            // What it has not proposed itself is the log's own, and changes nothing.
+            replica.memory = slot.log.last_index();
         }
         let told = replica.memory.min(commit);
         if told > replica.told {

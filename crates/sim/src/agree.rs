@@ -49,7 +49,8 @@ impl Agreement {
             journal.insert(entry.index, entry.term);
             let entries = &mut shard.entries;
             let first = *entries.entry((entry.index, entry.term)).or_insert(sum);
-            if first != sum {
+            // A node alone may use a term again of which a crash has left nothing.
+            if first != sum && shard.journals.len() > 1 {
                 return Err(format!(
                     "log agreement: node {} has another entry {} of term {} in shard {} than \
                      was written before",

@@ -131,7 +131,7 @@ impl StoreProcess {
             }
             Doing::Nothing => {
                 let idle = (!self.unpersisted.is_empty()).then_some(self.busy_at + IDLE);
-                let retry = (!self.short.is_empty()).then_some(self.retried_at + IDLE);
+                let retry = self.lacks_room().then_some(self.retried_at + IDLE);
                 [idle, retry].into_iter().flatten().min()
             }
         }
@@ -153,7 +153,7 @@ impl StoreProcess {
             doing => self.doing = doing,
         }
         while matches!(self.doing, Doing::Nothing) {
-            if !self.short.is_empty() && now >= self.retried_at + IDLE {
+            if self.lacks_room() && now >= self.retried_at + IDLE {
                 self.retried_at = now;
                 self.requests.extend(self.no_room.drain(..).map(Request::Write));
                 self.to_persist.extend(&self.short);
@@ -226,6 +226,10 @@ impl StoreProcess {
         self.unpersisted.remove(&shard);
         said.push(Said::Journal(journal::Request::Sync));
         self.doing = Doing::Sync(shard);
+    }
+
+    fn lacks_room(&self) -> bool {
+        !self.short.is_empty() || !self.no_room.is_empty()
     }
 
     /// Tells the journal if the first shard waits for room, or the last no longer does.
