@@ -142,7 +142,12 @@ impl Cluster {
             if !shards.items().is_empty() && behind.is_empty() {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "these replicas stay behind: {behind:?}");
+            if start.elapsed() > PATIENCE {
+                let others = (0..NODES).filter(|at| self.nodes[*at].child.is_some());
+                let views = others.map(|at| (at + 1, self.client(at).line("QUORATE SHARDS")));
+                let views: Vec<_> = views.collect();
+                panic!("these replicas stay behind: {behind:?}; what each node says: {views:?}");
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
