@@ -161,7 +161,7 @@ impl Shared {
                 // The dialler tries again.
                 Ok(_) if self.strangers.get() >= STRANGERS_MAX => {}
                 Ok((stream, address)) => {
-                    let name = address.ip().to_string();
+                    let name = format!("a node at {}", address.ip());
                     tokio::task::spawn_local(Rc::clone(&self).serve(stream, name));
                 }
                 Err(error) => {
@@ -192,7 +192,7 @@ impl Shared {
                 Err(_) => Some(Broken::NoAnswer),
             };
             if let Some(broken) = broken {
-                self.complain(&format!("{peer}={address}"), &broken);
+                self.complain(&format!("node {peer} at {address}"), &broken);
             }
             let half = backoff.as_millis() as u64 / 2;
             let chance = self.prng.borrow_mut().below(half + 1);
@@ -289,6 +289,81 @@ impl Drop for Stranger<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node of a cluster of two whose only worker is the test.
+    struct End {
+        inbox: tokio::sync::mpsc::UnboundedReceiver<Input>,
+        outboxes: Arc<Outboxes>,
+    }
+
+    impl End {
+        fn start(node: NodeId, cluster_id: u64, listener: TcpListener, peers: &[String]) -> Self {
+            let cluster = Cluster {
+                name: "test".into(),
+                node,
+                listen: String::new(),
+                peers: (1..).zip(peers.iter().cloned()).collect(),
+            };
+            let (inboxes, mut receivers) = Inboxes::new(1);
+            let outboxes = Arc::new(Outboxes::new(&cluster));
+            let membership = Membership { cluster, listener };
+            let clock = Clock { started: std::time::Instant::now() };
+            start(membership, cluster_id, clock, inboxes, Arc::clone(&outboxes)).unwrap();
+            Self { inbox: receivers.remove(0), outboxes }
+        }
+
+        fn next(&mut self) -> Input {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let patience = Duration::from_secs(60);
+            runtime.unwrap().block_on(async {
+                tokio::time::timeout(patience, self.inbox.recv()).await.unwrap().unwrap()
+            })
+        }
+
+        fn expect_up(&mut self) -> u64 {
+            match self.next() {
+                Input::PeerUp { session, .. } => session,
+                _ => panic!("a link comes up"),
+            }
+        }
+
+        fn expect_down(&mut self) {
+            assert!(matches!(self.next(), Input::PeerDown(_)), "a link goes down");
+        }
+    }
+
+    #[test]
+    fn parcels_arrive_in_order_and_nonsense_breaks_the_link() {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let peers = listeners.each_ref().map(|l| l.local_addr().unwrap().to_string());
+        let [first, second] = listeners;
+        let mut a = End::start(1, 7, first, &peers);
+        let mut b = End::start(2, 7, second, &peers);
+        let (to_b, _) = (a.expect_up(), b.expect_up());
+        // A message for shard 0 with 3 MiB, larger than what is written at once, and small ones.
+        let bytes = 3 << 20;
+        let mut large = vec![1];
+        quorate_base::codec::put_bytes(&mut large, &vec![7; bytes]);
+        let parcels = [vec![1, 1, 1], large, vec![1, 1, 2]];
+        for parcel in &parcels {
+            a.outboxes.send(2, to_b, parcel.clone());
+        }
+        for parcel in &parcels {
+            match b.next() {
+                Input::Peer { from: 1, bytes } => assert!(bytes == *parcel),
+                _ => panic!("a parcel comes"),
+            }
+        }
+        // No message begins so: there is no worker 9.
+        a.outboxes.send(2, to_b, vec![0, 9, 0]);
+        b.expect_down();
+        a.expect_down();
+        let again = a.expect_up();
+        b.expect_up();
+        a.outboxes.send(2, to_b, vec![1, 1, 3]);
+        a.outboxes.send(2, again, vec![1, 1, 4]);
+        assert!(matches!(b.next(), Input::Peer { bytes, .. } if bytes == [1, 1, 4]));
+    }
 
     fn waiting(outboxes: &Outboxes) -> (Option<u64>, usize, bool) {
         let outgoing = outboxes.0[&2].outgoing();

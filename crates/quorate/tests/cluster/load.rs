@@ -155,7 +155,7 @@ impl Load {
     /// Ends the writers and returns their books.
     pub(crate) fn stop(self) -> Books {
         self.stop.store(true, Ordering::SeqCst);
-        let writers = self.writers.into_iter().map(|writer| writer.join());
+        let writers = self.writers.into_iter().map(JoinHandle::join);
         Books(writers.map(|writer| writer.expect("a writer does not panic")).collect())
     }
 }

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How many nodes the tests use.
@@ -135,20 +135,21 @@ impl Cluster {
     /// Waits until all replicas of a node, which has one worker, hold what they should.
     pub(crate) fn wait_until_whole(&self, at: usize) {
         let mut client = self.client(at);
-        eventually("every replica has caught up", || {
+        let start = Instant::now();
+        loop {
             let shards = client.line("QUORATE SHARDS");
-            assert!(!shards.items().is_empty(), "{shards:?}");
-            let whole = |line: &Value| {
-                let text = line.text();
-                let field = |name: &str| {
-                    let fields = text.split(' ').filter_map(|field| field.split_once('='));
-                    fields.filter(|(field, _)| *field == name).map(|(_, value)| value).next()
-                };
-                let serves = matches!(field("state"), Some("leader" | "follower"));
-                serves && field("applied") == field("commit") && field("leader") != Some("0")
-            };
-            shards.items().iter().all(whole).then_some(())
-        });
+            let behind: Vec<_> = shards.items().iter().filter(|line| !is_whole(line)).collect();
+            if !shards.items().is_empty() && behind.is_empty() {
+                return;
+            }
+            if start.elapsed() > PATIENCE {
+                let others = (0..NODES).filter(|at| self.nodes[*at].child.is_some());
+                let views = others.map(|at| (at + 1, self.client(at).line("QUORATE SHARDS")));
+                let views: Vec<_> = views.collect();
+                panic!("these replicas stay behind: {behind:?}; what each node says: {views:?}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Starts a node that was ended, and waits until it takes connections.
@@ -227,6 +228,14 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Whether a replica, in a line of `QUORATE SHARDS`, has a leader and all that is agreed on.
+fn is_whole(line: &Value) -> bool {
+    let text = line.text();
+    let fields: BTreeMap<_, _> = text.split(' ').filter_map(|f| f.split_once('=')).collect();
+    let serves = ["leader", "follower"].contains(&fields["state"]);
+    serves && fields["applied"] == fields["commit"] && fields["leader"] != "0"
 }
 
 /// The binary under test, untouched by the settings of whoever runs the tests.
