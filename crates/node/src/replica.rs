@@ -224,25 +224,6 @@ impl Worker {
         self.shards.iter().flatten().filter_map(|slot| view(slot)).collect()
     }
 
-    /// DEBUG
-    pub fn debug(&self) -> String {
-        let mut out = format!(
-            "full {} reserve {} throttled {} saturated {} {:?} next {:?} deadlines {:?} inflight {}\n",
-            self.disk_full, self.reserve_used, self.throttled, self.is_saturated(), self.upkeep,
-            self.next_deadline(), self.peers.deadlines, self.in_flight.len()
-        );
-        for slot in self.shards.iter().flatten() {
-            let r = slot.replica.as_ref().unwrap();
-            let k = self.db.get(slot.id).unwrap();
-            out += &format!(
-                "   shard {} flush {:?} cutting {} flushing {} durable {} accepts {} memory {} commit {} {:?} {:?} lost {} {:?}\n",
-                slot.id, slot.flush.as_ref().map(|f| f.mark.applied), k.is_cutting(), k.is_flushing(),
-                k.durable().applied, slot.log.accepts(), r.memory, slot.log.commit(), r.phase, r.seen, slot.log.is_lost(), r.gateway
-            );
-        }
-        out
-    }
-
     /// True if every shard is replicated.
     #[inline]
     pub(crate) fn in_cluster(&self) -> bool {
@@ -384,7 +365,7 @@ impl Worker {
             PeerMessage::Received { transfer, number } => {
                 self.on_chunk_received(from, shard, transfer, number);
             }
-            PeerMessage::Want => self.begin_sending(shard, from),
+            PeerMessage::Want => self.on_want(shard, from),
             PeerMessage::Publish { .. } => {}
         }
     }

@@ -288,7 +288,6 @@ fn tables_that_cannot_be_opened_are_repaired_from_the_others() {
 }
 
 #[test]
-#[ignore = "fails: such a replica stays behind for ever if its group sleeps, and when something is \
             written, its node may panic installing the snapshot"]
 fn tables_that_cannot_be_read_are_repaired_from_the_others() {
     let _turn = alone();

@@ -77,6 +77,16 @@ pub(crate) struct Installing {
 }
 
 impl Worker {
+    /// A replica without state asks whoever leads.
+    pub(crate) fn on_want(&mut self, shard: ShardId, peer: NodeId) {
+        let slot = self.shards[shard as usize].as_ref().expect("replicas stay at home");
+        if slot.log.is_leader() {
+            self.begin_sending(shard, peer);
+            // The round of messages that this takes wakes the group.
+            self.read_barrier(shard);
+        }
+    }
+
     /// Begins to send the shard's state to `peer`, unless that is under way.
     pub(crate) fn begin_sending(&mut self, shard: ShardId, peer: NodeId) {
         // A new leader may depend on the follower to agree on anything.
@@ -275,8 +285,11 @@ impl Worker {
             }
         } else if !std::mem::replace(told, true) {
             slot.log.begin_install();
-        } else if let Some(leader) = slot.log.leader() {
-            self.post(leader, Address::Shard(shard), &PeerMessage::Want);
+        } else {
+            // Whoever leads may sleep, so that this replica does not know who it is.
+            for node in self.peers.nodes.clone() {
+                self.post(node, Address::Shard(shard), &PeerMessage::Want);
+            }
         }
         self.stir(shard);
     }

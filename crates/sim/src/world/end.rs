@@ -48,7 +48,6 @@ impl World {
         let end = self.now + ANSWER_MAX;
         while self.violation.is_none() && self.clients.waiting().next().is_some() {
             if self.now >= end {
-                for m in &self.machines { if let Some(p) = &m.process { for s in &p.slots { eprintln!("{:?} {}: {}", m.clock.read(self.now), m.id(), s.worker.debug()); } } }
                 let waiting: Vec<_> = self.clients.waiting().collect();
                 return self.violate(format!(
                     "liveness: no answer within {} s though nothing is wrong, for clients \
@@ -70,7 +69,6 @@ impl World {
         let end = self.now + READ_MAX;
         while self.violation.is_none() && self.clients.final_view().is_none() {
             if self.now >= end {
-                for m in &self.machines { if let Some(p) = &m.process { for s in &p.slots { eprintln!("{:?} {}: {}", m.clock.read(self.now), m.id(), s.worker.debug()); } } }
                 return self.violate(format!(
                     "liveness: the last reads did not end within {} s though nothing is wrong",
                     READ_MAX / SECOND
