@@ -67,8 +67,8 @@ use super::wire::{Own, encode_own};
 use crate::Log;
 use quorate_base::ids::NodeId;
 use quorate_base::{Index, Term};
-use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
+use raft::{StateRole, Storage as _};
 use std::sync::Arc;
 
 /// Lives of one process differ in these low bits only and grow.
@@ -252,7 +252,9 @@ impl RaftLog {
             self.settle();
         }
         let log = &mut self.raft.raft_log;
-        if log.persisted >= applied && log.match_term(applied, term) {
+        // The engine takes positions that left memory for those of term 0, where an empty snapshot
+        // ends.
+        if log.persisted >= applied && log.store.term(applied) == Ok(term) {
             log.committed = log.committed.max(applied);
             log.applied = log.applied.max(applied);
         } else {

@@ -265,3 +265,24 @@ fn a_heartbeat_answer_does_not_wait_for_a_sync_but_an_acknowledgement_does() {
     assert_eq!((out.send_now.len(), out.send_durable.len(), out.seq), (1, 1, 2));
     assert_eq!(out.commit, 1);
 }
+
+#[test]
+fn an_empty_snapshot_takes_a_replica_back_to_the_beginning() {
+    let state = encode_state(
+        &State { term: 1, knows_members: true, ..State::default() },
+        &Conf::of_voters(&[1, 2, 3]),
+    );
+    let entry = |index| Entry { term: 1, index, payload: Arc::new(vec![1]) };
+    // Its table had the first fifteen; those before the twelfth left memory and journal.
+    let entries = (11..=20).map(entry).collect();
+    let restored =
+        Restored { state: Some(state), entries, applied: 15, applied_term: 1, lost: false };
+    let mut log = RaftLog::new(SHARD, 1, &[1, 2, 3], restored, 9).unwrap();
+    log.begin_install();
+    let out = take(&mut log);
+    log.persisted(out.seq);
+    log.install(0, 0);
+    let out = take(&mut log);
+    assert_eq!((log.last_index(), out.commit, out.committed.len()), (0, 0, 0));
+    assert!(log.is_lost(), "it held more than that");
+}
