@@ -10,6 +10,7 @@
 //! ```text
 //! frame    magic u32 │ length u32 │ sequence u64 │ body check u64 │ head check u64 │ body
 //! hello    the first body of each side: version u32 │ cluster u64 │ node u64 │ nonce u64
+//!          │ incarnation: id u64 │ replaced at u64
 //! parcel   the body of every later frame; an empty one only shows that its sender is there
 //! ```
 //!
@@ -50,7 +51,7 @@ pub const PARCEL_BYTES_MAX: usize = 3 << 30;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"QLNK");
 const HEAD_BYTES: usize = 32;
-const HELLO_BYTES: usize = 28;
+const HELLO_BYTES: usize = 44;
 /// A later version may say more in its hello than this one reads.
 const HELLO_BYTES_MAX: usize = 4096;
 /// What the checks of a hello are keyed by.
@@ -67,6 +68,26 @@ pub struct Hello {
     pub version: u32,
     /// A random number for this session only.
     pub nonce: u64,
+}
+
+/// A node's memory: all that one data directory has recorded since it was created. A node that
+/// comes with another one under the same id has forgotten what it acknowledged and whom it voted
+/// for, and must say so ([`quorate_log`] calls its replicas *lost*).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Incarnation {
+    /// Random; 0 for a node that has none.
+    pub id: u64,
+    /// When it took the place of a lost one and began as lost, in milliseconds since 1970; 0 for
+    /// the node's first.
+    pub replaced_at: Millis,
+}
+
+impl Incarnation {
+    /// Whether a node that was `known` may come as this one: unchanged, or as one that says it
+    /// forgot everything and is the newest that did.
+    pub fn may_follow(self, known: Self) -> bool {
+        self == known || self.replaced_at > known.replaced_at
+    }
 }
 
 /// What came over a link.
@@ -175,6 +196,7 @@ impl std::error::Error for LinkError {}
 #[derive(Debug)]
 pub struct Link {
     me: Hello,
+    incarnation: Incarnation,
     expected: Option<NodeId>,
     peer: Option<Peer>,
     up: bool,
@@ -197,6 +219,7 @@ pub struct Link {
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     node: NodeId,
+    incarnation: Incarnation,
     /// Of what it sends.
     in_key: u64,
     /// Of what is sent to it.
@@ -216,6 +239,7 @@ impl Link {
     pub fn new(me: Hello, expected: Option<NodeId>, now: Millis) -> Self {
         Self {
             me,
+            incarnation: Incarnation::default(),
             expected,
             peer: None,
             up: false,
@@ -230,6 +254,12 @@ impl Link {
         }
     }
 
+    /// The same link, of a node that has this memory.
+    #[must_use]
+    pub fn with_incarnation(self, incarnation: Incarnation) -> Self {
+        Self { incarnation, ..self }
+    }
+
     /// The first bytes to send. Both sides begin with this, once.
     pub fn start(&mut self, _now: Millis) -> Vec<u8> {
         assert_eq!(self.sent, 0, "a session starts once");
@@ -238,6 +268,8 @@ impl Link {
         body.extend_from_slice(&self.me.cluster.to_le_bytes());
         body.extend_from_slice(&self.me.node.to_le_bytes());
         body.extend_from_slice(&self.me.nonce.to_le_bytes());
+        body.extend_from_slice(&self.incarnation.id.to_le_bytes());
+        body.extend_from_slice(&self.incarnation.replaced_at.to_le_bytes());
         let mut out = Vec::with_capacity(HEAD_BYTES + body.len());
         self.put_frame(HELLO_KEY, &body, &mut out);
         out
@@ -312,6 +344,12 @@ impl Link {
     /// Who said hello at the other end.
     pub fn peer(&self) -> Option<NodeId> {
         self.peer.map(|peer| peer.node)
+    }
+
+    /// Which memory it has. A driver that knows another one must not answer: the link is up at
+    /// the other end as soon as that got a frame behind the hello.
+    pub fn peer_incarnation(&self) -> Option<Incarnation> {
+        self.peer.map(|peer| peer.incarnation)
     }
 
     /// Whether parcels can be sealed.
@@ -406,7 +444,9 @@ impl Link {
             return Err(LinkError::Node { expected: self.expected, found: node });
         }
         let theirs = Hello { cluster, node, version, nonce };
-        self.peer = Some(Peer { node, in_key: key(&theirs, &me), out_key: key(&me, &theirs) });
+        let incarnation = Incarnation { id: u64_at(body, 28), replaced_at: u64_at(body, 36) };
+        let (in_key, out_key) = (key(&theirs, &me), key(&me, &theirs));
+        self.peer = Some(Peer { node, incarnation, in_key, out_key });
         self.keepalive_at = Some(now);
         Ok(())
     }

@@ -38,7 +38,8 @@ can talk to each other. Start one command on each machine, the list of peers bei
   quorate serve --node 2 --listen 0.0.0.0:6379 --peers 1=host1:7379,2=host2:7379,3=host3:7379
   quorate serve --node 3 --listen 0.0.0.0:6379 --peers 1=host1:7379,2=host2:7379,3=host3:7379
 
-Clients may connect to any of them. What the nodes say to each other is neither encrypted nor
+Clients may connect to any of them. A node that lost its data directory has forgotten what it agreed
+to, and is turned away until it is started with --replace, once. What the nodes say to each other is neither encrypted nor
 authenticated: keep the peer addresses in a network of your own.
 
 Every setting can also come from the environment (QUORATE_LISTEN, QUORATE_DATA, ...) or from the
@@ -93,6 +94,11 @@ pub(crate) struct ServeArgs {
     /// The cluster's name; nodes of clusters with other names are turned away [default: quorate]
     #[arg(long, value_name = "NAME", help_heading = "Cluster")]
     pub(crate) cluster: Option<String>,
+
+    /// This node's data was lost: begin with an empty directory, and get everything from the
+    /// other nodes before it counts again. Not for the first start of a cluster
+    #[arg(long, help_heading = "Cluster")]
+    pub(crate) replace: bool,
 
     /// A TOML file with settings
     #[arg(long, value_name = "FILE", env = "QUORATE_CONFIG")]

@@ -46,6 +46,9 @@ pub(crate) struct Config {
     pub(crate) spaces: Vec<Space>,
     #[serde(rename = "cluster")]
     cluster_settings: ClusterSettings,
+    /// The directory takes the place of one that was lost.
+    #[serde(skip)]
+    pub(crate) replace: bool,
     /// The file this came from.
     #[serde(skip)]
     pub(crate) file: Option<PathBuf>,
@@ -84,6 +87,7 @@ impl Default for Config {
             log: "info".into(),
             spaces: Vec::new(),
             cluster_settings: ClusterSettings::default(),
+            replace: false,
             file: None,
         }
     }
@@ -164,6 +168,7 @@ impl Config {
             .extract()
             .map_err(|e| format!("a setting makes no sense: {e}"))?;
         config.file.clone_from(&args.config);
+        config.replace = args.replace;
         config.check()?;
         Ok(config)
     }
@@ -208,7 +213,11 @@ impl Config {
                 self.workers
             ));
         }
-        self.cluster()?;
+        if self.cluster()?.is_none() && self.replace {
+            return Err("--replace is for a node of a cluster, whose data the other nodes have; \
+                        restore a node that stands alone from a backup"
+                .into());
+        }
         self.journal_bytes()?;
         self.memory_bytes().map(|_| ())
     }

@@ -14,6 +14,7 @@ mod datadir;
 mod found;
 mod inbox;
 mod journal;
+mod known;
 mod peers;
 mod store;
 mod worker;
@@ -23,6 +24,7 @@ use crate::config::{Cluster, Config};
 use datadir::DataDir;
 use found::Found;
 use inbox::{Inboxes, Input};
+use known::Known;
 use peers::Outboxes;
 use quorate_log::raft::RestoreError;
 use quorate_node::config::{About, Space};
@@ -85,6 +87,9 @@ pub(crate) enum ServeError {
     #[error("{} was written in format {found}, and this version knows format {known}; use the \
              version that wrote it", path.display())]
     Format { path: PathBuf, found: u32, known: u32 },
+    #[error("{} is not empty; start without --replace if nothing is lost, or move it away first: \
+             with --replace a node begins anew, and gets everything from the other nodes", .0.display())]
+    NotLost(PathBuf),
     #[error("the data directory {} is another's: {reason}", path.display())]
     Cluster { path: PathBuf, reason: String },
     #[error("the space {space} is {} the data directory ({}) and {} the configuration; keys would \
@@ -301,7 +306,9 @@ impl Node {
         node.start_workers(&node_config, &outlets, found.starts, receivers, clock)?;
         if let (Some(membership), Some(outboxes)) = (membership, outboxes) {
             let cluster_id = dir.identity.cluster_id();
-            peers::start(membership, cluster_id, clock, inboxes, outboxes)?;
+            let (incarnation, known) = (dir.identity.incarnation(), Known::open(dir)?);
+            let own = peers::Own { cluster_id, incarnation, known };
+            peers::start(membership, own, clock, inboxes, outboxes)?;
         }
         Ok(node)
     }

@@ -257,3 +257,23 @@ fn silence_ends_a_session() {
     }
     assert!(a.tick(NOW + HANDSHAKE_MS, &mut out).is_err());
 }
+
+#[test]
+fn each_end_learns_what_the_other_remembers() {
+    let [a, b] = strangers([3, 4]);
+    let first = Incarnation { id: 5, replaced_at: 0 };
+    let second = Incarnation { id: 6, replaced_at: 100 };
+    let (mut a, mut b) = (a.with_incarnation(first), b.with_incarnation(second));
+    let (from_a, from_b) = (a.start(NOW), b.start(NOW));
+    assert_eq!(a.peer_incarnation(), None);
+    take(&mut a, &from_b).1.unwrap();
+    take(&mut b, &from_a).1.unwrap();
+    // Known before either end is up.
+    assert_eq!((a.peer_incarnation(), a.is_up()), (Some(second), false));
+    assert_eq!((b.peer_incarnation(), b.is_up()), (Some(first), false));
+
+    let third = Incarnation { id: 7, replaced_at: 200 };
+    let wiped = Incarnation { id: 8, replaced_at: 0 };
+    assert!(first.may_follow(first) && second.may_follow(first) && third.may_follow(second));
+    assert!(!wiped.may_follow(first) && !first.may_follow(second) && !second.may_follow(third));
+}

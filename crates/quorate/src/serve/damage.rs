@@ -7,7 +7,8 @@
 //! Invariant: a replica remembers durably that it is lost before anything of it goes.
 //!
 //! - **The journal**, which holds the votes of all replicas: another one is written beside it, in
-//!   which all are lost, and takes its place.
+//!   which all are lost, and takes its place. A journal that is missing is the same, and so is a
+//!   directory that takes the place of one that was lost (`known.rs`).
 //! - **A table**: the journal learns that the replica is lost; then the table goes.
 
 use crate::serve::ServeError;
@@ -18,6 +19,7 @@ use quorate_log::raft::Restored;
 use quorate_log::{Body, Log, Outputs, Record};
 use quorate_storage::journal::{FileDisk, Journal, RecoveredShard, Rot};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Removes or completes what a crash left of [`replace_journal`].
@@ -40,15 +42,8 @@ pub(super) fn replace_journal(
     shards: impl Iterator<Item = ShardId>,
     rot: &Rot,
 ) -> Result<(), ServeError> {
-    let (damaged, unfinished) = (dir.journal(), unfinished(dir));
-    let mut records = Vec::new();
-    for shard in shards {
-        records.extend(lose(replica, shard, &mut RecoveredShard::default())?);
-    }
-    let (mut journal, _) = open_journal(&unfinished, dir.identity.journal)?;
-    journal.append(&records, true)?;
-    journal.mark()?;
-    drop(journal);
+    let damaged = dir.journal();
+    let unfinished = write_journal(dir, replica, shards)?;
     let aside = set_aside(&damaged)?;
     rename(&unfinished, &damaged)?;
     tracing::error!(
@@ -61,6 +56,59 @@ pub(super) fn replace_journal(
         aside.display()
     );
     Ok(())
+}
+
+/// Whether there is no journal, or nothing in it.
+pub(super) fn lacks_journal(dir: &DataDir) -> Result<bool, ServeError> {
+    match std::fs::read_dir(dir.journal()) {
+        Ok(mut files) => Ok(files.next().is_none()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(failed("read", &dir.journal(), error)),
+    }
+}
+
+/// Puts a journal in which all `shards` are lost where there is none.
+pub(super) fn begin_lost(
+    dir: &DataDir,
+    replica: &Replica,
+    shards: impl Iterator<Item = ShardId>,
+) -> Result<(), ServeError> {
+    let journal = dir.journal();
+    // While this is there, what a crash leaves beside it is not taken for complete.
+    std::fs::create_dir_all(&journal)
+        .and_then(|()| File::open(&dir.path)?.sync_all())
+        .map_err(|e| failed("create", &journal, e))?;
+    let unfinished = write_journal(dir, replica, shards)?;
+    rename(&unfinished, &journal)?;
+    if dir.is_new {
+        tracing::info!(
+            "this node takes the place of one that was lost: it gets its part in every shard from \
+             the other nodes, and does not count before"
+        );
+    } else {
+        tracing::error!(
+            "the journal is missing: this node lost its part in every shard and gets it back from \
+             the other nodes"
+        );
+    }
+    Ok(())
+}
+
+/// Writes a journal in which all `shards` are lost, beside where it belongs.
+fn write_journal(
+    dir: &DataDir,
+    replica: &Replica,
+    shards: impl Iterator<Item = ShardId>,
+) -> Result<PathBuf, ServeError> {
+    let unfinished = unfinished(dir);
+    let mut records = Vec::new();
+    for shard in shards {
+        records.extend(lose(replica, shard, &mut RecoveredShard::default())?);
+    }
+    let (mut journal, _) = open_journal(&unfinished, dir.identity.journal)?;
+    journal.append(&records, true)?;
+    journal.mark()?;
+    Ok(unfinished)
 }
 
 /// Sets the damaged table of a shard aside. `path` is inside it, `what` is wrong with it.

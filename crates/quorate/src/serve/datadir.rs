@@ -4,6 +4,7 @@
 //! quorate-data/
 //!   LOCK            held by the process that uses the directory
 //!   node.json       format, the node's identity, and where each space's shards are
+//!   peers.json      what is known of the other nodes of a cluster (known.rs)
 //!   journal/        what was acknowledged and is not in the store yet
 //!   store/<shard>/  one LSM tree a shard
 //! ```
@@ -14,10 +15,12 @@ use quorate_base::codec::{put_bytes, put_varint};
 use quorate_base::hash::hash64;
 use quorate_base::ids::NodeId;
 use quorate_data::place::{SpaceMap, SpaceShards};
+use quorate_node::link::Incarnation;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// The format of `node.json` and of everything beside it.
 const FORMAT: u32 = 1;
@@ -26,6 +29,8 @@ const FORMAT: u32 = 1;
 pub(crate) struct DataDir {
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
+    /// The directory was empty until now.
+    pub(crate) is_new: bool,
     _lock: File,
 }
 
@@ -36,6 +41,10 @@ pub(crate) struct Identity {
     format: u32,
     /// Random; the node's name among nodes.
     pub(crate) node: u64,
+    /// When this directory took the place of one that was lost, in milliseconds since 1970; 0 if
+    /// it did not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) replaced_at: u64,
     /// Keys the place hash and never changes; the same on all nodes of a cluster.
     pub(crate) seed: u64,
     /// The journal's identity.
@@ -85,8 +94,9 @@ impl DataDir {
             Err(TryLockError::WouldBlock) => return Err(ServeError::Locked(path)),
             Err(TryLockError::Error(e)) => return Err(dir("lock", e)),
         }
+        let is_new = !path.join("node.json").exists();
         let identity = Identity::load_or_create(&path, config)?;
-        Ok(Self { path, identity, _lock: lock })
+        Ok(Self { path, identity, is_new, _lock: lock })
     }
 
     /// The journal's directory.
@@ -124,6 +134,10 @@ impl Identity {
             return Err(ServeError::Identity { path, reason });
         }
         identity.check_cluster(ClusterIdentity::of(config)?.as_ref(), dir)?;
+        // A service that is restarted with the same flags goes on.
+        if config.replace && identity.replaced_at == 0 {
+            return Err(ServeError::NotLost(dir.to_owned()));
+        }
         identity.with_spaces_of(config, &path)
     }
 
@@ -136,6 +150,7 @@ impl Identity {
         let mut identity = Self {
             format: FORMAT,
             node: random()?,
+            replaced_at: if config.replace { milliseconds_since_1970() } else { 0 },
             seed,
             journal: random()?,
             spaces: Vec::new(),
@@ -210,12 +225,12 @@ impl Identity {
     }
 
     fn save(&self, path: &Path) -> std::io::Result<()> {
-        let unfinished = path.with_extension("json.tmp");
-        let mut file = File::create(&unfinished)?;
-        file.write_all(&serde_json::to_vec_pretty(self).expect("plain values become JSON"))?;
-        file.sync_all()?;
-        std::fs::rename(&unfinished, path)?;
-        File::open(path.parent().expect("a file has a directory"))?.sync_all()
+        write_file(path, &serde_json::to_vec_pretty(self).expect("plain values become JSON"))
+    }
+
+    /// What other nodes know this directory by.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation { id: self.node, replaced_at: self.replaced_at }
     }
 
     /// The map from keys to shards.
@@ -257,6 +272,28 @@ impl std::fmt::Display for ClusterIdentity {
         let nodes = self.nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
         write!(f, "node {} of the cluster '{}' (nodes {nodes})", self.node, self.name)
     }
+}
+
+/// Puts a file in the place of what is there, durably and whole or not at all.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let unfinished = path.with_extension("json.tmp");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, path)?;
+    File::open(path.parent().expect("a file has a directory"))?.sync_all()
+}
+
+// The signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// At least 1, however wrong the clock is.
+fn milliseconds_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(1, |since| (since.as_millis() as u64).max(1))
 }
 
 /// 64 bits from the operating system.

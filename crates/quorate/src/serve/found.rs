@@ -95,9 +95,14 @@ fn read_journal(
     replica: &Replica,
 ) -> Result<(Journal<FileDisk>, Recovered), ServeError> {
     damage::finish(dir)?;
+    let shards = config.map.spaces().iter().flat_map(|s| s.first..s.first + s.shards);
+    // A node that never ran has nothing to remember.
+    let is_first_start = dir.is_new && dir.identity.replaced_at == 0;
+    if replica.has_peers() && !is_first_start && damage::lacks_journal(dir)? {
+        damage::begin_lost(dir, replica, shards.clone())?;
+    }
     match open_journal(&dir.journal(), dir.identity.journal) {
         Err(ServeError::Journal(JournalError::Rot(rot))) if replica.has_peers() => {
-            let shards = config.map.spaces().iter().flat_map(|s| s.first..s.first + s.shards);
             damage::replace_journal(dir, replica, shards, &rot)?;
             open_journal(&dir.journal(), dir.identity.journal)
         }

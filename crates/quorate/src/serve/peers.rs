@@ -13,10 +13,11 @@ mod session;
 
 use crate::config::Cluster;
 use crate::serve::inbox::{Inboxes, Input};
+use crate::serve::known::Known;
 use crate::serve::{Clock, Membership, ServeError, datadir};
 use quorate_base::Prng;
 use quorate_base::ids::NodeId;
-use quorate_node::link::{Hello, LINK_VERSION, PARCEL_BYTES_MAX};
+use quorate_node::link::{Hello, Incarnation, LINK_VERSION, PARCEL_BYTES_MAX};
 use session::{Broken, Session};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -96,10 +97,17 @@ impl Outbox {
     }
 }
 
+/// What a node says of itself, and what it knows of the others.
+pub(crate) struct Own {
+    pub(crate) cluster_id: u64,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) known: Known,
+}
+
 /// Starts the thread; it ends with the process.
 pub(crate) fn start(
     membership: Membership,
-    cluster_id: u64,
+    own: Own,
     clock: Clock,
     inboxes: Inboxes,
     outboxes: Arc<Outboxes>,
@@ -113,7 +121,7 @@ pub(crate) fn start(
     super::spawn("peers".into(), move || {
         let shared = Rc::new(Shared {
             cluster,
-            cluster_id,
+            own,
             clock,
             inboxes,
             outboxes,
@@ -132,7 +140,7 @@ pub(crate) fn start(
 /// What the tasks of this thread share.
 struct Shared {
     cluster: Cluster,
-    cluster_id: u64,
+    own: Own,
     clock: Clock,
     inboxes: Inboxes,
     outboxes: Arc<Outboxes>,
@@ -226,7 +234,7 @@ impl Shared {
 
     fn hello(&self) -> Hello {
         Hello {
-            cluster: self.cluster_id,
+            cluster: self.own.cluster_id,
             node: self.cluster.node,
             version: LINK_VERSION,
             nonce: self.prng.borrow_mut().next_u64(),
@@ -294,6 +302,7 @@ mod tests {
     struct End {
         inbox: tokio::sync::mpsc::UnboundedReceiver<Input>,
         outboxes: Arc<Outboxes>,
+        _dir: tempfile::TempDir,
     }
 
     impl End {
@@ -308,8 +317,12 @@ mod tests {
             let outboxes = Arc::new(Outboxes::new(&cluster));
             let membership = Membership { cluster, listener };
             let clock = Clock { started: std::time::Instant::now() };
-            start(membership, cluster_id, clock, inboxes, Arc::clone(&outboxes)).unwrap();
-            Self { inbox: receivers.remove(0), outboxes }
+            let dir = tempfile::TempDir::new().unwrap();
+            let known = Known::read(dir.path().join("peers.json")).unwrap();
+            let incarnation = Incarnation { id: node, replaced_at: 0 };
+            let own = Own { cluster_id, incarnation, known };
+            start(membership, own, clock, inboxes, Arc::clone(&outboxes)).unwrap();
+            Self { inbox: receivers.remove(0), outboxes, _dir: dir }
         }
 
         fn next(&mut self) -> Input {

@@ -29,6 +29,16 @@ pub(super) enum Broken {
     NoAnswer,
     #[error("the node there closed the connection")]
     Closed,
+    #[error("the node there closed the connection without a word: its log says why")]
+    TurnedAway,
+    #[error(
+        "node {0} has another data directory than before, so it does not remember what it agreed \
+             to, and is turned away. Give it back its directory; or, if that is lost, start it \
+             with an empty one and --replace"
+    )]
+    Forgetful(NodeId),
+    #[error("which directory node {0} has cannot be noted: {1}")]
+    CannotNote(NodeId, std::io::Error),
     #[error("that node connected anew")]
     Replaced,
     #[error("too much waited to be sent: that node, or the network to it, is too slow")]
@@ -66,7 +76,8 @@ impl<'a> Session<'a> {
             Ok(node) => (Some(node), None),
             Err(stranger) => (None, Some(stranger)),
         };
-        let mut link = Link::new(shared.hello(), expected, now);
+        let link = Link::new(shared.hello(), expected, now);
+        let mut link = link.with_incarnation(shared.own.incarnation);
         let out = link.start(now);
         Self { shared, stream, link, stranger, up: None, out, written: 0, events: Vec::new() }
     }
@@ -160,6 +171,7 @@ impl<'a> Session<'a> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<bool, Broken> {
         for _ in 0..READS_MAX {
             let bytes = match self.stream.try_read(buffer) {
+                Ok(0) if self.up.is_none() => return Err(Broken::TurnedAway),
                 Ok(0) => return Err(Broken::Closed),
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -170,11 +182,23 @@ impl<'a> Session<'a> {
             // What came before an error is good.
             self.deliver()?;
             received?;
+            self.look_at_peer()?;
             if self.shared.inboxes.peers_must_wait() {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Turns a node away, before it is answered, that has forgotten what it agreed to.
+    fn look_at_peer(&self) -> Result<(), Broken> {
+        let peer = self.link.peer().zip(self.link.peer_incarnation());
+        match peer.filter(|_| self.up.is_none()) {
+            Some((node, incarnation)) if !self.shared.own.known.accepts(node, incarnation) => {
+                Err(Broken::Forgetful(node))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn deliver(&mut self) -> Result<(), Broken> {
@@ -195,6 +219,11 @@ impl<'a> Session<'a> {
         if self.stranger.is_some() && (node > cluster.node || !cluster.peers.contains_key(&node)) {
             return Err(LinkError::Node { expected: None, found: node }.into());
         }
+        // It may have come with the hello.
+        self.look_at_peer()?;
+        let incarnation = self.link.peer_incarnation().expect("a link that is up has a peer");
+        let noted = self.shared.own.known.note(node, incarnation);
+        noted.map_err(|error| Broken::CannotNote(node, error))?;
         self.stranger = None;
         self.up = Some((node, self.shared.on_up(node)));
         self.shared.complaints.borrow_mut().clear();
