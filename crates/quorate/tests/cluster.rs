@@ -19,7 +19,7 @@ use cluster::network::Network;
 use cluster::nodes::{Cluster, NODES, ask};
 use common::journal::{self, BODY_AT, flip};
 use common::node::run_to_end;
-use common::{Node, eventually, free_address, fresh_seed, number_from_env};
+use common::{Client, Node, Value, eventually, free_address, fresh_seed, number_from_env};
 use quorate_base::Prng;
 use rustix::process::Signal;
 use std::os::unix::fs::FileExt as _;
@@ -35,6 +35,9 @@ const CALM_WRITES: u64 = 300;
 
 /// The longest time a killed node stays away, in milliseconds.
 const ABSENCE_MS_MAX: u64 = 1_500;
+
+/// Keys that lie in many shards.
+const KEYS: u64 = 64;
 
 /// How long a frozen node is frozen.
 const FROZEN: Duration = Duration::from_secs(3);
@@ -156,15 +159,167 @@ fn a_frozen_leader_is_replaced_and_comes_back() {
         load.wait_for(CALM_WRITES);
         load.take_gap_ms();
         let victim = cluster.leader_of_most().expect("some node leads");
+        let mut writer = cluster.client((victim + 1) % NODES);
+        let mut reader = cluster.client(victim);
+        set_all(&mut writer, 2 * round);
+        get_all(&mut reader, 2 * round);
         cluster.signal(victim, Signal::STOP);
-        std::thread::sleep(FROZEN);
+        let frozen = Instant::now();
+        set_all(&mut writer, 2 * round + 1);
+        // Questions that wait for it when it goes on, and must not get the answers of before.
+        for key in 0..KEYS {
+            reader.queue(&["GET", &format!("fresh:{key}")]);
+        }
+        reader.flush().expect("the socket takes them");
+        std::thread::sleep(FROZEN.saturating_sub(frozen.elapsed()));
         cluster.signal(victim, Signal::CONT);
+        for _ in 0..KEYS {
+            expect_fresh(&reader.read().expect("a reply"), 2 * round + 1);
+        }
+        get_all(&mut reader, 2 * round + 1);
         load.wait_for(CALM_WRITES);
         println!("round {round}: node {} frozen, outage {} ms", victim + 1, load.take_gap_ms());
     }
     let mut books = load.stop();
     cluster.settle();
     books.check(&mut cluster.client(2));
+}
+
+fn set_all(client: &mut Client, value: u64) {
+    for key in 0..KEYS {
+        ask(client, &["SET", &format!("fresh:{key}"), &value.to_string()]);
+    }
+}
+
+fn get_all(client: &mut Client, value: u64) {
+    for key in 0..KEYS {
+        expect_fresh(&client.call(&["GET", &format!("fresh:{key}")]), value);
+    }
+}
+
+/// A read answers with what was written last, or says that it cannot.
+fn expect_fresh(reply: &Value, value: u64) {
+    let fresh = reply.number() == Some(value as i64) || reply.text().starts_with("NOQUORUM");
+    assert!(fresh, "{reply:?} was read where {value} was written");
+}
+
+#[test]
+fn all_killed_at_once_come_back_with_everything() {
+    let _turn = alone();
+    let seed = seed();
+    let mut cluster = Cluster::start(&["--workers", "2"]);
+    let load = Load::start(&cluster.addresses(), seed);
+    for round in 1..=2 {
+        load.wait_for(CALM_WRITES);
+        load.take_gap_ms();
+        (0..NODES).for_each(|at| cluster.kill(at));
+        (0..NODES).for_each(|at| cluster.restart(at));
+        load.wait_for(CALM_WRITES);
+        println!("round {round}: all killed, outage {} ms", load.take_gap_ms());
+    }
+    let mut books = load.stop();
+    cluster.settle();
+    books.check(&mut cluster.client(1));
+}
+
+#[test]
+fn a_rolling_restart_is_not_noticed_by_clients_of_the_other_nodes() {
+    let _turn = alone();
+    let seed = seed();
+    let mut cluster = Cluster::start(&["--workers", "1"]);
+    let addresses = cluster.addresses();
+    let mut all = Vec::new();
+    for at in 0..NODES {
+        let others: Vec<_> = (0..NODES).filter(|n| *n != at).map(|n| addresses[n]).collect();
+        let load = Load::named(&format!("roll{at}"), &others, seed);
+        load.wait_for(CALM_WRITES);
+        load.take_gap_ms();
+        let started = Instant::now();
+        cluster.terminate(at);
+        let stopped = started.elapsed();
+        load.wait_for(CALM_WRITES);
+        cluster.restart(at);
+        cluster.wait_until_whole(at);
+        load.wait_for(CALM_WRITES);
+        println!(
+            "node {} stopped in {} ms, longest pause of the others' clients {} ms",
+            at + 1,
+            stopped.as_millis(),
+            load.take_gap_ms()
+        );
+        let books = load.stop();
+        assert_eq!(books.failures(), Vec::<String>::new());
+        all.push(books);
+    }
+    cluster.settle();
+    for books in &mut all {
+        books.check(&mut cluster.client(0));
+    }
+}
+
+#[test]
+fn a_node_that_lost_its_data_is_turned_away_until_it_says_so() {
+    let _turn = alone();
+    let seed = seed();
+    let mut cluster = Cluster::start(&["--workers", "1"]);
+    let load = Load::start(&cluster.addresses()[..2], seed);
+    load.wait_for(3 * CALM_WRITES);
+    let victim = 2;
+    let (data, old) = (cluster.data(victim), cluster.data(victim).with_extension("old"));
+    cluster.kill(victim);
+    std::fs::rename(&data, &old).expect("a directory of ours");
+
+    // As if it were new.
+    cluster.restart(victim);
+    let turned_away = |cluster: &Cluster| {
+        for (at, words) in [(0, "node 3 has another data directory"), (victim, "its log says why")]
+        {
+            eventually("it is said", || cluster.log(at).contains(words).then_some(()));
+        }
+        let reply = cluster.client(victim).line("GET k");
+        assert!(reply.text().starts_with("NOQUORUM"), "{reply:?}");
+    };
+    turned_away(&cluster);
+    cluster.kill(victim);
+    let exit =
+        cluster.run_to_end(victim, &["--node", "3", "--peers", &cluster.peers(), "--replace"]);
+    assert_eq!(exit.status.code(), Some(1), "{exit:?}");
+    assert!(exit.stderr.contains("is not empty"), "{exit:?}");
+
+    std::fs::remove_dir_all(&data).expect("a directory of ours");
+    let started = Instant::now();
+    cluster.restart_with(victim, &["--replace"]);
+    load.wait_for(CALM_WRITES);
+    let mut books = load.stop();
+    cluster.wait_until_whole(victim);
+    println!("replaced after {} ms", started.elapsed().as_millis());
+    cluster.kill(0);
+    cluster.settle();
+    books.check(&mut cluster.client(victim));
+    // A service is started with the same flags again.
+    cluster.kill(victim);
+    cluster.restart_with(victim, &["--replace"]);
+    cluster.settle();
+    books.check(&mut cluster.client(victim));
+
+    // What it was before is not let in any more; with a lost journal it is what it is now.
+    cluster.restart(0);
+    cluster.kill(victim);
+    let new = data.with_extension("new");
+    std::fs::rename(&data, &new).expect("a directory of ours");
+    std::fs::rename(&old, &data).expect("a directory of ours");
+    cluster.restart(victim);
+    turned_away(&cluster);
+    cluster.kill(victim);
+    std::fs::remove_dir_all(&data).expect("a directory of ours");
+    std::fs::rename(&new, &data).expect("a directory of ours");
+    std::fs::remove_dir_all(data.join("journal")).expect("a directory of ours");
+    cluster.restart(victim);
+    cluster.wait_until_whole(victim);
+    assert!(cluster.log(victim).contains("the journal is missing"));
+    cluster.kill(0);
+    cluster.settle();
+    books.check(&mut cluster.client(victim));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! no reply            it is there once or not at all
 //! ```
 
-use super::nodes::{NODES, ask};
+use super::nodes::ask;
 use crate::common::{Client, Value, eventually};
 use quorate_base::Prng;
 use std::io;
@@ -87,6 +87,14 @@ impl Pulse {
     }
 }
 
+/// What a writer's keys begin with.
+struct Names {
+    /// Those it does not share.
+    own: String,
+    /// Those it shares with the other writers of its load.
+    shared: String,
+}
+
 /// Writers at work.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -96,7 +104,7 @@ pub(crate) struct Load {
 
 /// One writer's books.
 struct Writer {
-    name: String,
+    names: Names,
     writes: Vec<Write>,
     random: Prng,
     patient: bool,
@@ -106,6 +114,11 @@ impl Load {
     /// Starts writers, each of which begins at another node and goes on to the next when its
     /// connection breaks.
     pub(crate) fn start(addresses: &[SocketAddr], seed: u64) -> Self {
+        Self::named("", addresses, seed)
+    }
+
+    /// The same with keys that differ from those of other loads.
+    pub(crate) fn named(name: &str, addresses: &[SocketAddr], seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let pulse = Arc::new(Pulse {
             started: Instant::now(),
@@ -116,9 +129,10 @@ impl Load {
         let start = |at: usize| {
             let (stop, pulse) = (Arc::clone(&stop), Arc::clone(&pulse));
             let mut addresses = addresses.to_vec();
-            addresses.rotate_left(at % NODES);
+            let first = at % addresses.len();
+            addresses.rotate_left(first);
             let mut writer = Writer {
-                name: format!("w{at}"),
+                names: Names { own: format!("{name}w{at}"), shared: format!("{name}shared") },
                 writes: Vec::new(),
                 random: Prng::new(seed + at as u64),
                 patient: at.is_multiple_of(2),
@@ -171,7 +185,7 @@ impl Writer {
                 let number = self.writes.len() as u64 + 1;
                 let kind = KINDS[self.random.below(KINDS.len() as u64) as usize];
                 self.writes.push(Write { kind, number, fate: Fate::NoReply });
-                client.queue(&command(&self.name, kind, number));
+                client.queue(&command(&self.names, kind, number));
             }
             client.flush()?;
             let mut refused = false;
@@ -192,17 +206,17 @@ impl Writer {
     }
 }
 
-fn key(name: &str, kind: Kind, number: u64) -> String {
+fn key(Names { own, shared }: &Names, kind: Kind, number: u64) -> String {
     match kind {
-        Kind::Set => format!("{name}:set:{number}"),
-        Kind::Counter => format!("{name}:counter"),
-        Kind::List => format!("{name}:list"),
-        Kind::Shared => "shared:counter".into(),
+        Kind::Set => format!("{own}:set:{number}"),
+        Kind::Counter => format!("{own}:counter"),
+        Kind::List => format!("{own}:list"),
+        Kind::Shared => format!("{shared}:counter"),
     }
 }
 
-fn command(name: &str, kind: Kind, number: u64) -> Vec<String> {
-    let key = key(name, kind, number);
+fn command(names: &Names, kind: Kind, number: u64) -> Vec<String> {
+    let key = key(names, kind, number);
     match kind {
         Kind::Set => vec!["SET".into(), key, value(number)],
         Kind::Counter | Kind::Shared => vec!["INCR".into(), key],
@@ -259,7 +273,8 @@ impl Books {
             let part = writer.bounds(Kind::Shared);
             shared = Bounds { least: shared.least + part.least, most: shared.most + part.most };
         }
-        shared.check("shared:counter", read_number(client, "shared:counter"));
+        let key = key(&self.0[0].names, Kind::Shared, 0);
+        shared.check(&key, read_number(client, &key));
         self.check_shared_replies();
         let [acknowledged, refused, unknown, lost] = counts;
         println!(
@@ -267,6 +282,13 @@ impl Books {
              {lost} without a reply: all accounted for"
         );
         assert!(acknowledged > 0, "nothing was tested");
+    }
+
+    /// Writes that were not acknowledged, as text.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let writes = self.0.iter().flat_map(|writer| &writer.writes);
+        let failed = writes.filter(|write| !matches!(write.fate, Fate::Acknowledged(_)));
+        failed.map(|write| format!("{write:?}")).collect()
     }
 
     /// No two clients may have been told the same number by a shared counter.
@@ -321,9 +343,9 @@ impl Writer {
     }
 
     fn check(&self, client: &mut Client) {
-        let name = &self.name;
+        let names = &self.names;
         for write in self.of(Kind::Set) {
-            let key = key(name, Kind::Set, write.number);
+            let key = key(names, Kind::Set, write.number);
             let reply = ask(client, &["GET", &key]);
             let there = reply.text() == value(write.number);
             let right = match write.fate {
@@ -333,7 +355,7 @@ impl Writer {
             };
             assert!(right, "{key} is {} bytes, and {write:?}", reply.bytes().len());
         }
-        let counter = key(name, Kind::Counter, 0);
+        let counter = key(names, Kind::Counter, 0);
         self.bounds(Kind::Counter).check(&counter, read_number(client, &counter));
         let mut last = 0;
         for write in self.of(Kind::Counter) {
@@ -346,7 +368,7 @@ impl Writer {
     }
 
     fn check_list(&self, client: &mut Client) {
-        let list = key(&self.name, Kind::List, 0);
+        let list = key(&self.names, Kind::List, 0);
         let reply = ask(client, &["LRANGE", &list, "0", "-1"]);
         let items: Vec<u64> = reply.items().iter().filter_map(|i| i.text().parse().ok()).collect();
         let mut places = std::collections::HashMap::new();
