@@ -288,7 +288,6 @@ fn tables_that_cannot_be_opened_are_repaired_from_the_others() {
 }
 
 #[test]
-            written, its node may panic installing the snapshot"]
 fn tables_that_cannot_be_read_are_repaired_from_the_others() {
     let _turn = alone();
     let rot = |cluster: &Cluster, victim: usize| {
