@@ -14,7 +14,8 @@ pub enum Mutation {
     LeaseWithoutBound,
     /// A snapshot leaves out which requests were executed.
     ForgetRequests,
-    /// After a restart, entries that the table contains are replayed once more as new ones.
+    /// After a restart, requests that the table knows to be executed are executed once more. (That
+    /// entries are replayed twice would change nothing: they carry effects, not commands.)
     ApplyTwice,
     /// A damaged frame of a link or of the journal is taken for a good one.
     IgnoreChecksum,
@@ -35,20 +36,24 @@ impl Mutation {
 #[cfg(feature = "mutations")]
 mod switch {
     use super::Mutation;
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    std::thread_local! {
-        static ACTIVE: Cell<Option<Mutation>> = const { Cell::new(None) };
+    /// 0: the code is right; otherwise one more than the place in [`Mutation::ALL`].
+    static ACTIVE: AtomicUsize = AtomicUsize::new(0);
+
+    fn number(mutation: Mutation) -> usize {
+        let place = Mutation::ALL.iter().position(|one| *one == mutation);
+        place.expect("ALL has all of them") + 1
     }
 
-    /// Makes this thread's code wrong in this way, or right again.
+    /// Makes the code of this process wrong in this way, or right again.
     pub fn set(mutation: Option<Mutation>) {
-        ACTIVE.with(|active| active.set(mutation));
+        ACTIVE.store(mutation.map_or(0, number), Ordering::SeqCst);
     }
 
-    /// Whether this thread's code is to be wrong in this way.
+    /// Whether the code is to be wrong in this way.
     pub fn active(mutation: Mutation) -> bool {
-        ACTIVE.with(|active| active.get() == Some(mutation))
+        ACTIVE.load(Ordering::Relaxed) == number(mutation)
     }
 }
 

@@ -22,6 +22,75 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start a node and serve Redis clients
     Serve(ServeArgs),
+    /// Find out in simulation whether a cluster survives
+    Sim(SimArgs),
+}
+
+const SIM_ABOUT: &str = "\
+Runs clusters of the real node code in a simulated world: time, network and disks are simulated, and
+one number, the seed, decides everything that goes wrong. The same seed always gives the same run.
+
+While faults happen, clients read and write through every node. In the end these promises are
+checked: reads and writes are linearizable, nothing acknowledged is lost, nothing is executed twice,
+no two nodes disagree on an entry of a log, all replicas are equal, and once the faults have stopped
+everything is answered.";
+
+const SIM_HELP: &str = "\
+Faults: crash (processes are killed, machines lose power), pause (as SIGSTOP), partition (full,
+partial, one way, flapping), network (packets lost, doubled, reordered, damaged, late), clock (jumps,
+drift), loop (slow event loops), disk (stalls, slow syncs, full, failing), rot (flipped bits on a
+minority of the nodes). Each seed takes some of those allowed; `--faults none` is a world in order.
+
+Loads: registers, counters, lists, sets, transfers, expiry, queues, mixed, outcomes.
+
+Examples:
+  quorate sim                                          100 seeds of all shapes and faults
+  quorate sim --nodes 5 --seeds 1000 --faults partition,crash,disk --minutes 10
+  quorate sim --nodes 3 --load transfers --seeds 500
+  quorate sim --seed 2000 --html run.html              one seed again, as a picture if it fails
+
+Exit code: 0 all promises were kept, 1 one was broken, 2 the options make no sense.";
+
+/// What `quorate sim` takes.
+#[derive(Debug, Args)]
+#[command(long_about = SIM_ABOUT, after_long_help = SIM_HELP)]
+pub(crate) struct SimArgs {
+    /// Nodes of the cluster, 1 to 7; each seed draws if it is not given
+    #[arg(long)]
+    pub(crate) nodes: Option<usize>,
+    /// How many seeds to run
+    #[arg(long, default_value_t = 100)]
+    pub(crate) seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 0)]
+    pub(crate) from: u64,
+    /// Run this seed only
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    pub(crate) seed: Option<u64>,
+    /// Which faults may happen, separated by commas; all if it is not given
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) faults: Option<Vec<String>>,
+    /// Begin no further seed after so many minutes
+    #[arg(long)]
+    pub(crate) minutes: Option<f64>,
+    /// Simulated seconds with faults of each seed
+    #[arg(long, default_value_t = 20)]
+    pub(crate) seconds: u64,
+    /// What clients do; each seed draws if it is not given
+    #[arg(long)]
+    pub(crate) load: Option<String>,
+    /// Workers of each node; each seed draws if it is not given
+    #[arg(long)]
+    pub(crate) workers: Option<u16>,
+    /// Shards; each seed draws if it is not given
+    #[arg(long)]
+    pub(crate) shards: Option<u32>,
+    /// Seeds run side by side; as many as there are cores if it is not given
+    #[arg(long)]
+    pub(crate) jobs: Option<usize>,
+    /// Where to write the diagram of a failure
+    #[arg(long)]
+    pub(crate) html: Option<PathBuf>,
 }
 
 const SERVE_HELP: &str = "\

@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod logging;
 mod serve;
+mod sim_command;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
     let cli = <cli::Cli as clap::Parser>::parse();
     let result = match cli.command {
         cli::Command::Serve(args) => serve::serve(&args),
+        cli::Command::Sim(args) => return sim_command::sim(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

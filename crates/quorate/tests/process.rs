@@ -329,7 +329,7 @@ fn a_node_whose_journal_may_be_short_takes_all_writes_and_stops_cleanly() {
         .map(|metadata| metadata.len())
         .sum();
     // Besides what writes wait for there are segments to be used again, and the current one.
-    assert!(bytes < 64 + 400 << 20, "{bytes}");
+    assert!(bytes < (64 + 400) << 20, "{bytes}");
     assert!(node.terminate().status.success());
 
     std::fs::write(&config, "journal = \"1 MiB\"\n").expect("a file in a directory of ours");

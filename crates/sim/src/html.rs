@@ -1,4 +1,153 @@
-//! A failed run as a page: the promise, the faults, and a space-time diagram.
-pub fn page() -> String {
-    String::new()
+//! A failed run as a page: the promise that was broken, the faults that were enough, and a
+//! space-time diagram of its last part: a lane for each node, time from top to bottom, packets as
+//! arrows from lane to lane.
+
+use crate::run::Outcome;
+use crate::trace::{Note, Told};
+use std::fmt::Write as _;
+
+/// Notes shown: more could not be told apart.
+const NOTES_MAX: usize = 600;
+/// Pixels between two lanes.
+const LANE: usize = 180;
+/// Pixels from one note to the next: order is to scale, time is not.
+const STEP: usize = 14;
+/// Room for the times.
+const LEFT: usize = 130;
+/// Where the first note stands.
+const TOP: usize = 45;
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--soft:#8b949e;--bad:#c62828;--ok:#1565c0}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--bad:#ff7b72;--ok:#79c0ff}}
+body{font:14px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:2em}
+h1{font-size:1.3em}.bad{color:var(--bad);font-weight:600;white-space:pre-wrap}code,pre{font-size:12px}
+svg text{font:11px ui-monospace,monospace;fill:var(--ink)}.lane{stroke:var(--soft)}
+.packet{stroke:var(--soft)}.lost{stroke:var(--bad);stroke-dasharray:3 3}.damaged{stroke:var(--bad)}
+svg .fault{fill:var(--bad)}svg .client{fill:var(--ok)}svg .time{fill:var(--soft)}
+";
+
+const ARROW: &str = "<defs><marker id=\"tip\" viewBox=\"0 0 6 6\" refX=\"6\" refY=\"3\" \
+    markerWidth=\"6\" markerHeight=\"6\" orient=\"auto\"><path d=\"M0 0L6 3L0 6z\" \
+    fill=\"#8b949e\"/></marker></defs>";
+
+/// The page of a failed run; empty for one that kept its promises.
+pub fn page(outcome: &Outcome) -> String {
+    let Some(failure) = &outcome.failure else { return String::new() };
+    let (seed, shape) = (outcome.seed, &outcome.shape);
+    let notes: Vec<&Note> = failure.story.notes.iter().collect();
+    let shown = &notes[notes.len().saturating_sub(NOTES_MAX)..];
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><title>Quorate: seed \
+         {seed}</title><style>{STYLE}</style></head><body><h1>Seed {seed} breaks a promise</h1>\
+         <p class=\"bad\">{}</p><p>{} nodes of {} workers, {} shards, {} clients. {} of {} planned \
+         faults are enough:</p><pre>",
+        escape(&failure.shrunk_what),
+        shape.nodes,
+        shape.workers,
+        shape.shards,
+        shape.clients,
+        failure.faults.len(),
+        failure.faults_planned
+    );
+    for fault in &failure.faults {
+        out += &format!("{}\n", escape(&fault.to_string()));
+    }
+    out += &format!(
+        "</pre><p>Run it again with <code>quorate sim --seed {seed}</code> and the same options. \
+         Below are the last {} of {} notes, from top to bottom; hover over one for its words.</p>",
+        shown.len(),
+        notes.len()
+    );
+    diagram(&mut out, shape.nodes, shown);
+    out.push_str("</body></html>\n");
+    out
+}
+
+fn lane(node: usize) -> usize {
+    LEFT + LANE / 2 + node * LANE
+}
+
+fn diagram(out: &mut String, nodes: usize, notes: &[&Note]) {
+    let (width, height) = (LEFT + LANE * (nodes + 1), TOP + STEP * (notes.len() + 2));
+    *out += &format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\">{ARROW}"
+    );
+    for node in 0..nodes {
+        let x = lane(node);
+        *out += &format!(
+            "<text x=\"{}\" y=\"20\">node {}</text><line class=\"lane\" x1=\"{x}\" y1=\"30\" \
+             x2=\"{x}\" y2=\"{height}\"/>",
+            x - 20,
+            node + 1
+        );
+    }
+    for (at, note) in notes.iter().enumerate() {
+        let y = TOP + at * STEP;
+        let seconds = note.at as f64 / 1e6;
+        *out += &format!("<text class=\"time\" x=\"4\" y=\"{y}\">{seconds:.6} s</text>");
+        draw(out, notes, note, y);
+    }
+    out.push_str("</svg>");
+}
+
+fn draw(out: &mut String, notes: &[&Note], note: &Note, y: usize) {
+    let mut word = |class: &str, x: usize, text: &str, title: &str| {
+        let (text, title) = (escape(text), escape(title));
+        // Writing to a string does not fail.
+        let _ = write!(
+            out,
+            "<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{text}<title>{title}</title></text>"
+        );
+    };
+    match &note.what {
+        Told::Packet { from, to, arrives, bytes, damaged } => {
+            let (from, to) = (lane(*from), lane(*to));
+            let (class, x2, y2) = match (arrives, damaged) {
+                (None, _) => ("packet lost", usize::midpoint(from, to), y + STEP),
+                (Some(at), damaged) => {
+                    // It arrives where the first note of that time or a later one stands.
+                    let end = TOP + STEP * notes.partition_point(|other| other.at < *at);
+                    (if *damaged { "packet damaged" } else { "packet" }, to, end)
+                }
+            };
+            let _ = write!(
+                out,
+                "<line class=\"{class}\" x1=\"{from}\" y1=\"{y}\" x2=\"{x2}\" y2=\"{y2}\" \
+                 marker-end=\"url(#tip)\"><title>{bytes} bytes</title></line>"
+            );
+        }
+        Told::Client { client, node, reply, said } => {
+            let sign = if *reply { '◂' } else { '▸' };
+            let short: String = said.chars().take(18).collect();
+            word("client", lane(*node) + 6, &format!("{sign}{client} {short}"), said);
+        }
+        Told::Fault { node, what } => {
+            let x = node.map_or(LEFT, |node| lane(node) - 60);
+            word("fault", x, &format!("⚡ {}", what.trim()), what);
+        }
+        Told::Running { node, runs } => {
+            let text = if *runs { "starts" } else { "stops" };
+            word("fault", lane(*node) - 50, text, text);
+        }
+        Told::Node { node, what } => {
+            let short: String = what.chars().take(60).collect();
+            word("fault", lane(*node) + 6, &short, what);
+        }
+    }
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            c if c.is_control() && c != '\n' => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
 }

@@ -43,7 +43,7 @@ pub(crate) enum Request {
 }
 
 /// What the process says.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     /// To a worker.
     Persisted { worker: WorkerId, ticket: u64 },
@@ -175,7 +175,7 @@ impl JournalProcess {
     ) -> Result<(), JournalError> {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
             Doing::Append { gathered, until } if until <= now => {
-                self.finish(now, gathered, said)?
+                self.finish(now, gathered, said)?;
             }
             Doing::Room { gathered, until } => self.retry(now, gathered, until, pace, said)?,
             doing => self.doing = doing,

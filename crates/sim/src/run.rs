@@ -1,6 +1,6 @@
 //! One seed from beginning to end.
 
-use crate::chance::{MILLION, between, magnitude, one, part};
+use crate::chance::{between, magnitude, one, part};
 use crate::fault::{Kind, Planned, schedule};
 use crate::load::{self, Load, Tally};
 use crate::queue::{Micros, SECOND};
@@ -143,11 +143,6 @@ pub fn run_seed(seed: u64, options: &Options) -> Outcome {
     Outcome { seed, shape, trace_hash: run.trace_hash, stats: run.stats, failure }
 }
 
-/// Runs a seed with these faults in place of its own.
-pub fn run_with(seed: u64, faults: Vec<Planned>, options: &Options) -> Option<String> {
-    run_once(seed, &Shape::draw(seed, options), faults, options, false).violation
-}
-
 /// One run.
 struct Run {
     trace_hash: u64,
@@ -257,11 +252,6 @@ fn shrink(
         piece = if piece == 1 { 0 } else { piece.div_ceil(2) };
     }
     faults
-}
-
-/// Cluster-seconds in a number of microseconds.
-pub(crate) fn seconds(us: Micros) -> f64 {
-    us as f64 / MILLION as f64
 }
 
 #[cfg(test)]

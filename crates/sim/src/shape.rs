@@ -148,12 +148,10 @@ fn draw_kinds(prng: &mut Prng, options: &Options) -> Vec<Kind> {
 fn draw_latency(prng: &mut Prng, regions: usize) -> Vec<Vec<Micros>> {
     let within = magnitude(prng, 50, 800);
     let mut latency = vec![vec![within; regions]; regions];
-    for a in 0..regions {
-        for b in 0..a {
-            let far = magnitude(prng, MILLISECOND, 60 * MILLISECOND);
-            latency[a][b] = far;
-            latency[b][a] = far;
-        }
+    let pairs = (0..regions).flat_map(|a| (0..a).map(move |b| (a, b)));
+    for (a, b) in pairs {
+        let far = magnitude(prng, MILLISECOND, 60 * MILLISECOND);
+        (latency[a][b], latency[b][a]) = (far, far);
     }
     latency
 }

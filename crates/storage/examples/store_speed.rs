@@ -114,7 +114,8 @@ fn write(dir: &Path, distinct: u64, rounds: u64, shards: u32) -> Result<(), Stor
             }
             *size = 0;
             let mark = Mark { applied: n, term: 1, keys: *keys };
-            let flush = Flush { shard, mark, clear: false, durable: false, ops: std::mem::take(ops) };
+            let flush =
+                Flush { shard, mark, clear: false, durable: false, ops: std::mem::take(ops) };
             writing.on(|| store.write(flush))?;
             if last || store.unpersisted_bytes(shard) >= PERSIST_BYTES {
                 persisting.on(|| store.persist(shard))?;
@@ -172,7 +173,13 @@ fn clear(dir: &Path, shards: u32) -> Result<(), StoreError> {
     let store = open(dir)?;
     let start = Instant::now();
     for shard in 0..shards {
-        store.write(Flush { shard, mark: Mark::default(), clear: true, durable: false, ops: Vec::new() })?;
+        store.write(Flush {
+            shard,
+            mark: Mark::default(),
+            clear: true,
+            durable: false,
+            ops: Vec::new(),
+        })?;
         store.persist(shard)?;
         while store.maintain(shard)? {}
     }

@@ -23,6 +23,7 @@
 //! ```
 
 use super::serving::{Asked, Whom};
+use crate::dispatch::Command;
 use crate::job::{Args, Origin};
 use crate::peer::Address;
 use crate::peer::message::{Body, Cancel, PeerMessage, Refusal, Request as Message};
@@ -234,7 +235,7 @@ impl Worker {
 
     /// [`flag::WRITE`] and [`flag::BLOCKING`] of what is requested.
     fn flags_of(&self, body: &Body) -> u32 {
-        let of = |args: &Args| self.commands.get(args.slices()[0]).map_or(0, |c| c.flags());
+        let of = |args: &Args| self.commands.get(args.slices()[0]).map_or(0, Command::flags);
         match body {
             Body::Command(args) | Body::Part(args) => of(args),
             Body::Exec { commands, .. } => {

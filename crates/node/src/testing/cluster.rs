@@ -27,11 +27,11 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster of so many nodes of so many workers.
     pub fn new(nodes: usize, workers: WorkerId, shards: u32) -> Self {
-        Self::with(nodes, Node::config(workers, shards, Durability::Sync))
+        Self::with(nodes, &Node::config(workers, shards, Durability::Sync))
     }
 
     /// A cluster of nodes of this configuration.
-    pub fn with(nodes: usize, config: Config) -> Self {
+    pub fn with(nodes: usize, config: &Config) -> Self {
         let ids: Vec<NodeId> = (1..=nodes as NodeId).collect();
         let node = |&node: &NodeId| {
             let cluster = Some(Members { node, nodes: ids.clone() });
@@ -339,7 +339,7 @@ mod tests {
 
     fn small() -> Cluster {
         let config = Config { flush_bytes: 2_000, ..Node::config(1, 1, Durability::Sync) };
-        Cluster::with(3, config)
+        Cluster::with(3, &config)
     }
 
     #[test]

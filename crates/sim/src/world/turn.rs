@@ -136,11 +136,11 @@ impl World {
                     reply: true,
                     said: shorten(&bytes),
                 });
-                self.to_client(client, conn, ToClient::Bytes(bytes));
+                self.tell_client(client, conn, ToClient::Bytes(bytes));
             }
             Effect::Close { conn } => {
                 let Some((client, at)) = process.conns.remove(&conn) else { return };
-                self.to_client(client, conn, ToClient::Closed);
+                self.tell_client(client, conn, ToClient::Closed);
                 self.deliver(node, at, Input::Disconnected(conn));
             }
             Effect::Persist(frame) => {
@@ -177,7 +177,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, client: usize, conn: ConnId, what: ToClient) {
+    fn tell_client(&mut self, client: usize, conn: ConnId, what: ToClient) {
         if self.clients.is_at(client, conn) {
             let at: Micros = self.clients.arrival(client, self.now);
             self.queue.push(at, What::ToClient { client, conn, what });
