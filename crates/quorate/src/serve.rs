@@ -424,9 +424,12 @@ impl Node {
 }
 
 fn node_config(config: &Config, dir: &DataDir) -> Result<quorate_node::Config, ServeError> {
+    // A replica that forgets in a crash what it has acknowledged must not vote as if it had not:
+    // until the log tells these replicas apart, a cluster keeps the stronger promise.
+    let in_cluster = dir.identity.cluster.is_some();
     let durability = |d| match d {
-        Durability::Sync => quorate_node::Durability::Sync,
-        Durability::Relaxed => quorate_node::Durability::Relaxed,
+        Durability::Relaxed if !in_cluster => quorate_node::Durability::Relaxed,
+        Durability::Relaxed | Durability::Sync => quorate_node::Durability::Sync,
     };
     let spaces = dir.identity.spaces.iter().map(|stored| {
         let own = config.spaces.iter().find(|s| s.name == stored.name);
@@ -497,7 +500,8 @@ fn announce(config: &Config, dir: &DataDir, node: &Node, started: Instant) {
         (Durability::Sync, Some(_)) => {
             "sync     every write is on the disks of more than half of the nodes before its reply"
         }
-        (Durability::Relaxed, _) => "relaxed  writes are on disk within a second of their reply",
+        (Durability::Relaxed, None) => "relaxed  writes are on disk within a second of their reply",
+        (Durability::Relaxed, Some(_)) => "sync     (relaxed is not available in a cluster yet)",
     };
     let mut out = std::io::stdout().lock();
     let _ = writeln!(

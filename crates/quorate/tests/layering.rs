@@ -59,7 +59,7 @@ const POLICIES: &[Policy] = &[
         name: "sim",
         inner: &["base", "log", "data", "node", "storage"],
         outer: &[],
-        rules: Rules::Pure,
+        rules: Rules::Simulated,
     },
     Policy {
         name: "quorate",

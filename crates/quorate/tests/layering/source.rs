@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Rules {
     /// Values and functions of them: see [`PURE`].
     Pure,
+    /// The same for the simulator, which also catches the failed assertions of its nodes, and whose
+    /// tables a node and the world around it share.
+    Simulated,
     /// Files as well, and locks, because readers and a writer share them; but no thread of its
     /// own, no clock, no socket.
     FilesOnly,
@@ -48,6 +51,10 @@ const PURE: &[&str] = &[
     "sync::Arc",
     "vec",
 ];
+
+/// What the simulator may use beside [`PURE`].
+const SIMULATED: &[&str] =
+    &["panic::AssertUnwindSafe", "panic::catch_unwind", "sync::Mutex", "sync::MutexGuard"];
 
 /// What a crate that owns files must leave alone.
 const NOT_FOR_FILES: &[&str] = &["env", "net", "process", "thread", "time"];
@@ -141,7 +148,7 @@ fn check(tokens: &[Token], rules: Rules, file: &str, fields: &[String]) -> Vec<(
             out.push((token.line, format!("uses {}", token.text)));
         }
     }
-    if rules == Rules::Pure {
+    if matches!(rules, Rules::Pure | Rules::Simulated) {
         for (line, name) in hash_orders(tokens, fields) {
             if !UNORDERED.iter().any(|(f, n, _)| (*f, *n) == (file, &*name)) {
                 out.push((line, format!("iterates over the hash map {name} in random order")));
@@ -157,6 +164,7 @@ fn may_use(rules: Rules, path: &str) -> bool {
     };
     match rules {
         Rules::Pure => PURE.iter().any(within),
+        Rules::Simulated => PURE.iter().chain(SIMULATED).any(within),
         Rules::FilesOnly => !NOT_FOR_FILES.iter().any(within),
         Rules::Anything => true,
     }
@@ -195,14 +203,22 @@ fn expand(tokens: &[Token], mut at: usize, prefix: &str, paths: &mut Vec<String>
     }
 }
 
-/// Leaves out each item behind a `#[cfg(test)]`.
+/// Leaves out each item that no user gets: behind a `#[cfg(test)]`, and the switch of the deliberate
+/// bugs (`base/src/mutation.rs`), which is behind a feature that only tests turn on.
 fn without_tests(tokens: &[Token]) -> Vec<Token> {
-    let attribute = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let attributes: [&[&str]; 2] = [
+        &["#", "[", "cfg", "(", "test", ")", "]"],
+        // The tokens hold no strings, so the module's name stands for that of the feature.
+        &["#", "[", "cfg", "(", "feature", "=", ")", "]", "mod", "switch"],
+    ];
     let mut out = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        let here = tokens.get(at..at + attribute.len());
-        if here.is_some_and(|t| t.iter().map(|t| &t.text).eq(attribute)) {
+        let here = attributes.iter().find(|attribute| {
+            let here = tokens.get(at..at + attribute.len());
+            here.is_some_and(|t| t.iter().map(|t| t.text.as_str()).eq(attribute.iter().copied()))
+        });
+        if let Some(attribute) = here {
             at = end_of_item(tokens, at + attribute.len());
         } else {
             out.push(tokens[at].clone());

@@ -177,10 +177,10 @@ impl<E: Eq + Hash + Debug, P, R> Queue<'_, E, P, R> {
     }
 
     fn check_order(&self) -> Result<(), String> {
-        let pushes: HashMap<&E, &Operation<E, P>> =
+        let by_element: HashMap<&E, &Operation<E, P>> =
             self.pushes.iter().map(|push| (&push.op, push)).collect();
         let mut pops: Vec<_> =
-            self.pops.iter().filter_map(|pop| Some((pop, *pushes.get(&pop.op)?))).collect();
+            self.pops.iter().filter_map(|pop| Some((pop, *by_element.get(&pop.op)?))).collect();
         pops.sort_by_key(|(pop, _)| pop.called);
         let mut ended = pops.clone();
         ended.sort_by_key(|(pop, _)| pop.returned);
