@@ -51,10 +51,13 @@ impl RaftLog {
     }
 
     fn state(&self) -> Vec<u8> {
+        // Not what is agreed on but not durable: it may be on its way behind this very record, and
+        // the journal hold other entries in its place.
+        let commit = self.raft.raft_log.committed.min(self.raft.raft_log.persisted);
         let state = State {
             term: self.raft.term,
             vote: self.raft.vote,
-            commit: self.raft.raft_log.committed,
+            commit,
             lost: self.loss.is_some(),
             forgot_votes: self.loss.as_ref().is_some_and(|loss| loss.forgot_votes),
             life: self.life,

@@ -135,12 +135,17 @@ pub(super) fn restore(
     let mut store = if state.lost {
         let ends = entries.iter().map(|entry| (entry.term, entry.index));
         state.bound = ends.fold(state.bound, Ord::max);
-        // A snapshot may have come of which the state does not know yet.
-        let at_end = |entry: &Entry| (entry.index, entry.term) == (applied, applied_term);
-        state.knows_members &= applied <= state.conf_index || entries.iter().any(at_end);
-        for entry in &entries {
-            let passed = entry.index > state.void.max(state.conf_index) && entry.index <= applied;
-            if let Some(members) = Conf::of_entry(&entry.payload).filter(|_| passed) {
+        // What was agreed on up to `applied` is known only from a log that passes through there;
+        // otherwise a snapshot may have come, or the journal may show an older branch.
+        let passes = |entry: &Entry| (entry.index, entry.term) == (applied, applied_term);
+        let end = entries.iter().position(passes);
+        state.knows_members &= applied <= state.conf_index || end.is_some();
+        let run = &entries[..end.map_or(0, |end| end + 1)];
+        let gap = |pair: &[Entry]| pair[1].index != pair[0].index + 1;
+        let start = run.windows(2).rposition(gap).map_or(0, |position| position + 1);
+        for entry in &run[start..] {
+            let later = entry.index > state.void.max(state.conf_index);
+            if let Some(members) = Conf::of_entry(&entry.payload).filter(|_| later) {
                 (state.conf_index, conf) = (entry.index, members);
             }
         }

@@ -125,6 +125,13 @@ fn groups_sleep_and_wake() {
     assert!(total.asleep_steps > 10_000, "{total:?}");
 }
 
+/// A state record said that an entry was agreed on which was only on its way to the disk, where
+/// another one was in its place.
+#[test]
+fn what_is_agreed_on_but_not_durable_is_not_remembered() {
+    changing(34_615).run();
+}
+
 /// `QUORATE_SEEDS=1000..5000 cargo test --release -p quorate-log more_seeds -- --ignored`
 #[test]
 #[ignore = "as long as one likes"]

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 pub(super) const STEP_MS: Millis = 10;
 const FAULTS_MS: Millis = 15_000;
-const HEALED_MS: Millis = 6_000;
+const HEALED_MS: Millis = 10_000;
 
 type Said = (Term, Vec<u8>);
 type Messages = Vec<(NodeId, Vec<u8>)>;
