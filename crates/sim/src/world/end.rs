@@ -49,8 +49,9 @@ impl World {
                 let waiting: Vec<_> = self.clients.waiting().collect();
                 return self.violate(format!(
                     "liveness: no answer within {} s though nothing is wrong, for clients \
-                     (with the time they asked at, in µs) {waiting:?}",
-                    ANSWER_MAX / SECOND
+                     (with the time they asked at, in µs) {waiting:?}{}",
+                    ANSWER_MAX / SECOND,
+                    self.troubles()
                 ));
             }
             self.run_until(self.now + 50 * MILLISECOND);
@@ -72,8 +73,9 @@ impl World {
             if self.now >= end {
                 return self.violate(format!(
                     "liveness: one of the last reads got no answer within {} s though nothing is \
-                     wrong",
-                    ANSWER_MAX / SECOND
+                     wrong{}",
+                    ANSWER_MAX / SECOND,
+                    self.troubles()
                 ));
             }
             self.run_until(self.now + 50 * MILLISECOND);
