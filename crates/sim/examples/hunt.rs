@@ -1,6 +1,6 @@
-//! Runs seeds and says which of them break a promise: `hunt FROM COUNT [seconds] [load] [nodes]`.
+//! Runs seeds and says which of them break a promise: `hunt FROM COUNT [seconds] [load] [nodes] [faults]`.
 
-use quorate_sim::{Options, SECOND, Stats, load, run_seed};
+use quorate_sim::{Kind, Options, SECOND, Stats, load, run_seed};
 use std::time::Instant;
 
 fn main() {
@@ -14,6 +14,9 @@ fn main() {
         faults_us: number(2, 20) * SECOND,
         load: load::NAMES.into_iter().find(|name| args.get(3).is_some_and(|arg| arg == name)),
         nodes: args.get(4).map(|arg| arg.parse().expect("a number")),
+        kinds: args.get(5).map_or(Kind::ALL.to_vec(), |names| {
+            names.split(',').map(|name| name.parse().expect("a kind of fault")).collect()
+        }),
         shrink_max: 40,
         ..Options::default()
     };

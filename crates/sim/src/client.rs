@@ -124,6 +124,11 @@ impl Clients {
         self.finale.as_ref().filter(|finale| finale.is_done()).map(Finale::view)
     }
 
+    /// How many of the last reads are answered.
+    pub(crate) fn final_reads(&self) -> usize {
+        self.finale.as_ref().map_or(0, |finale| finale.view().answers.len())
+    }
+
     /// True if this client begins nothing new.
     fn is_stopping(&self, client: usize) -> bool {
         self.stopping && client < self.len()

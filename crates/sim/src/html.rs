@@ -14,6 +14,8 @@ const LANE: usize = 180;
 const STEP: usize = 14;
 /// Room for the times.
 const LEFT: usize = 130;
+/// The bytes of a frame that carries nothing.
+const FRAME_HEAD_BYTES: usize = 32;
 /// Where the first note stands.
 const TOP: usize = 45;
 
@@ -35,7 +37,7 @@ const ARROW: &str = "<defs><marker id=\"tip\" viewBox=\"0 0 6 6\" refX=\"6\" ref
 pub fn page(outcome: &Outcome) -> String {
     let Some(failure) = &outcome.failure else { return String::new() };
     let (seed, shape) = (outcome.seed, &outcome.shape);
-    let notes: Vec<&Note> = failure.story.notes.iter().collect();
+    let notes: Vec<&Note> = failure.story.notes.iter().filter(|note| says(note)).collect();
     let shown = &notes[notes.len().saturating_sub(NOTES_MAX)..];
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><title>Quorate: seed \
@@ -62,6 +64,12 @@ pub fn page(outcome: &Outcome) -> String {
     diagram(&mut out, shape.nodes, shown);
     out.push_str("</body></html>\n");
     out
+}
+
+/// Frames without a parcel that arrived tell nothing.
+fn says(note: &Note) -> bool {
+    let idle = |bytes: usize| bytes <= FRAME_HEAD_BYTES;
+    !matches!(&note.what, Told::Packet { arrives: Some(_), bytes, damaged: false, .. } if idle(*bytes))
 }
 
 fn lane(node: usize) -> usize {
@@ -150,4 +158,86 @@ fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::Failure;
+    use crate::{Fault, Options, Planned, Shape, Stats, Story};
+
+    fn outcome() -> Outcome {
+        let options = Options { nodes: Some(3), ..Options::default() };
+        let packet =
+            |arrives, bytes, damaged| Told::Packet { from: 0, to: 2, arrives, bytes, damaged };
+        let told = [
+            packet(Some(30), 100, false),
+            packet(Some(40), FRAME_HEAD_BYTES, false),
+            packet(None, 100, false),
+            packet(Some(900), 100, true),
+            Told::Client { client: 1, node: 2, reply: true, said: "<b> & \"\u{7}\"".into() },
+            Told::Fault { node: None, what: "partition 1→2".into() },
+            Told::Fault { node: Some(1), what: "kill".into() },
+            Told::Running { node: 1, runs: false },
+            Told::Node { node: 1, what: "a torn tail".into() },
+        ];
+        let notes = (1..).zip(told).map(|(at, what)| Note { at: at * 10, what });
+        let failure = Failure {
+            what: "first".into(),
+            faults: vec![Planned { at: 5, fault: Fault::Kill { node: 1, down_us: 9 } }],
+            faults_planned: 7,
+            shrunk_what: "1 < 2 & \"so on\"".into(),
+            story: Story { notes: notes.collect() },
+            ended_us: 100,
+        };
+        Outcome {
+            seed: 42,
+            shape: Shape::draw(42, &options),
+            trace_hash: 0,
+            stats: Stats::default(),
+            failure: Some(failure),
+        }
+    }
+
+    /// The names of all elements, or where the page is not well-formed.
+    fn elements(page: &str) -> Result<Vec<String>, String> {
+        let (mut open, mut all) = (Vec::new(), Vec::new());
+        let body = page.strip_prefix("<!doctype html>").ok_or("no doctype")?;
+        for part in body.split('<').skip(1) {
+            let (tag, text) = part.split_once('>').ok_or_else(|| format!("<{part}"))?;
+            if text.contains('>') && !open.contains(&"style") {
+                return Err(format!("a bare > in {text:?}"));
+            }
+            if let Some(name) = tag.strip_prefix('/') {
+                if open.pop() != Some(name) {
+                    return Err(format!("</{name}> closes something else"));
+                }
+                continue;
+            }
+            if !tag.ends_with('/') {
+                open.push(tag.split(' ').next().unwrap_or_default());
+            }
+            if tag.matches('"').count() % 2 != 0 {
+                return Err(format!("an open quote in <{tag}>"));
+            }
+            all.push(tag.trim_matches('/').split(' ').next().unwrap_or_default().to_owned());
+        }
+        if open.is_empty() { Ok(all) } else { Err(format!("{open:?} stay open")) }
+    }
+
+    #[test]
+    fn a_page_is_well_formed_whatever_is_told() {
+        let page = page(&outcome());
+        let elements = elements(&page).unwrap_or_else(|problem| panic!("{problem}\n{page}"));
+        // Three lanes and three packets; the one that says nothing is left out.
+        assert_eq!(elements.iter().filter(|name| *name == "line").count(), 6);
+        for text in ["1 &lt; 2 &amp; &quot;so on&quot;", "seed 42", "node 3", "kill", "stops"] {
+            assert!(page.contains(text), "{text} in {page}");
+        }
+    }
+
+    #[test]
+    fn a_sound_run_has_no_page() {
+        assert!(page(&Outcome { failure: None, ..outcome() }).is_empty());
+    }
 }

@@ -113,6 +113,8 @@ pub(crate) struct Machine {
     pub(crate) damaged: bool,
     /// A start is planned.
     pub(crate) starting: bool,
+    /// A start looks for damage in tables; otherwise it shows when it is read.
+    notices_damage: bool,
     /// The journal is to rot before the next start.
     pub(crate) rot: Option<u64>,
     sync_us: Micros,
@@ -136,6 +138,7 @@ impl Machine {
             full: false,
             damaged: false,
             starting: false,
+            notices_damage: true,
             rot: None,
             sync_us: shape.knobs.sync_us,
             disk: MemoryDisk::default(),
@@ -164,13 +167,16 @@ impl Machine {
         });
     }
 
-    /// Damages a pair of a table; false if there is none.
+    /// Damages a pair of a table or many; false if there is none. A later start may notice it, or
+    /// leave it to whoever reads.
     pub(crate) fn damage_table(&mut self, seed: u64) -> bool {
         let tables = self.tables.len() as u64;
         let at = (seed % tables) as usize;
+        let spreads = seed / tables & 1 == 1;
+        self.notices_damage = seed / tables & 2 == 2;
         match &self.process {
-            Some(process) => process.store.tables()[at].damage(seed / tables),
-            None => self.tables[at].damage(seed / tables),
+            Some(process) => process.store.tables()[at].damage(seed / tables / 4, spreads),
+            None => self.tables[at].damage(seed / tables / 4, spreads),
         }
     }
 
@@ -207,8 +213,9 @@ impl Machine {
         let mut durable = BTreeMap::new();
         for shard in 0..shape.shards {
             let mut content = std::mem::take(&mut self.tables[shard as usize]);
-            let lost = rotten || content.is_damaged();
-            if content.is_damaged() {
+            let dropped = content.is_damaged() && self.notices_damage;
+            let lost = rotten || dropped;
+            if dropped {
                 found.push(format!("the table of shard {shard} is damaged and was dropped"));
                 content = Content::default();
             }
@@ -223,8 +230,18 @@ impl Machine {
         }
         let mut slots = Vec::new();
         for (id, starts) in (0..shape.workers).zip(starts) {
-            let worker = Worker::new(id, Arc::clone(&config), starts, self.prng.next_u64())
-                .map_err(|error| format!("worker {id} cannot replay: {error}"))?;
+            let worker = Worker::new(id, Arc::clone(&config), starts, self.prng.next_u64());
+            let worker = match worker {
+                Ok(worker) => worker,
+                Err(error) if tables.iter().any(SimTable::is_damaged) => {
+                    found.push(format!("worker {id} reads a damaged table: {error}"));
+                    self.tables = tables.iter().map(SimTable::durable).collect();
+                    self.disk = journal.into_disk();
+                    self.notices_damage = true;
+                    return self.start(now, shape, found);
+                }
+                Err(error) => return Err(format!("worker {id} cannot replay: {error}")),
+            };
             slots.push(Slot {
                 worker,
                 inbox: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! What is going to happen, in the order of simulated time; what is due at the same moment happens
 //! in the order in which it was planned.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Simulated time in microseconds since the world began.
@@ -16,57 +16,41 @@ pub const MILLISECOND: Micros = 1_000;
 /// Things to come.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    heap: BinaryHeap<Reverse<Slot<T>>>,
+    /// When, in which turn of planning, and where in `things`: small, because a heap moves its
+    /// elements a lot.
+    heap: BinaryHeap<Reverse<(Micros, u64, usize)>>,
     planned: u64,
-}
-
-#[derive(Debug)]
-struct Slot<T> {
-    at: Micros,
-    nth: u64,
-    what: T,
+    things: Vec<Option<T>>,
+    free: Vec<usize>,
 }
 
 impl<T> Queue<T> {
     /// Nothing to come.
     pub(crate) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), planned: 0 }
+        Self { heap: BinaryHeap::new(), planned: 0, things: Vec::new(), free: Vec::new() }
     }
 
     /// Plans `what` for the moment `at`.
     pub(crate) fn push(&mut self, at: Micros, what: T) {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.things.push(None);
+            self.things.len() - 1
+        });
+        self.things[place] = Some(what);
         self.planned += 1;
-        self.heap.push(Reverse(Slot { at, nth: self.planned, what }));
+        self.heap.push(Reverse((at, self.planned, place)));
     }
 
     /// What comes next, with its time.
     pub(crate) fn pop(&mut self) -> Option<(Micros, T)> {
-        self.heap.pop().map(|Reverse(slot)| (slot.at, slot.what))
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        Some((at, self.things[place].take().expect("it was put there when it was planned")))
     }
 
     /// When something comes next.
     pub(crate) fn next_at(&self) -> Option<Micros> {
-        self.heap.peek().map(|Reverse(slot)| slot.at)
-    }
-}
-
-impl<T> PartialEq for Slot<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl<T> Eq for Slot<T> {}
-
-impl<T> PartialOrd for Slot<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Slot<T> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.nth).cmp(&(other.at, other.nth))
+        self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 }
 

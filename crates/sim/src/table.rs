@@ -46,12 +46,14 @@ impl Content {
         self.mark = flush.mark;
     }
 
-    /// Damages the `nth` pair, counted around; false if there is none.
-    pub(crate) fn damage(&mut self, nth: u64) -> bool {
+    /// Damages the `nth` pair, counted around, and all behind it if `spreads`; false if there is
+    /// none.
+    pub(crate) fn damage(&mut self, nth: u64, spreads: bool) -> bool {
         let count = self.pairs.len() as u64;
         let Some(nth) = nth.checked_rem(count) else { return false };
-        let key = self.pairs.keys().nth(nth as usize).expect("it is one of them").clone();
-        Arc::make_mut(&mut self.damaged).insert(key);
+        let most = if spreads { usize::MAX } else { 1 };
+        let keys = self.pairs.keys().skip(nth as usize).take(most).cloned();
+        Arc::make_mut(&mut self.damaged).extend(keys);
         true
     }
 
@@ -126,10 +128,10 @@ impl SimTable {
         state.live.is_damaged() || state.durable.is_damaged()
     }
 
-    /// Damages a pair, on the disk and for readers; false if there is none.
-    pub(crate) fn damage(&self, nth: u64) -> bool {
+    /// Damages pairs, on the disk and for readers; false if there are none.
+    pub(crate) fn damage(&self, nth: u64, spreads: bool) -> bool {
         let mut state = self.state();
-        state.live.damage(nth) | state.durable.damage(nth)
+        state.live.damage(nth, spreads) | state.durable.damage(nth, spreads)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -223,10 +225,10 @@ mod tests {
     #[test]
     fn damage_is_an_error_until_the_table_is_cleared() {
         let table = SimTable::default();
-        assert!(!table.damage(0));
+        assert!(!table.damage(0, false));
         table.write(put("a", 1));
         table.persist();
-        assert!(table.damage(5) && table.durable().is_damaged());
+        assert!(table.damage(5, true) && table.durable().is_damaged());
         assert!(table.get(b"a").is_err());
         assert!(table.scan(b"", None, &mut |_, _| true).is_err());
         table.write(Flush { clear: true, ..put("b", 0) });

@@ -333,10 +333,11 @@ impl World {
     fn run_journal(&mut self, node: usize) {
         let now = self.now;
         let Some((process, mut pace)) = self.machines[node].process_and_pace(now) else { return };
-        // Another look was planned for an earlier moment.
-        if process.journal_at.take().is_none_or(|at| at > now) {
-            return self.wake_journal(node);
+        // It ran at an earlier moment instead, and is planned anew.
+        if process.journal_at.is_none_or(|at| at > now) {
+            return;
         }
+        process.journal_at = None;
         let mut said = Vec::new();
         let done = process.journal.run(now, &mut pace, &mut said);
         let mut synced = false;
@@ -380,9 +381,10 @@ impl World {
     fn run_store(&mut self, node: usize) {
         let now = self.now;
         let Some((process, mut pace)) = self.machines[node].process_and_pace(now) else { return };
-        if process.store_at.take().is_none_or(|at| at > now) {
-            return self.wake_store(node);
+        if process.store_at.is_none_or(|at| at > now) {
+            return;
         }
+        process.store_at = None;
         let mut said = Vec::new();
         process.store.run(now, &mut pace, &mut said);
         for said in said {

@@ -36,21 +36,11 @@ fn options(mutation: Mutation) -> Options {
     }
 }
 
-/// The bugs whose circumstances are known. The other two, `ForgetRequests` and `ApplyTwice`, need
-/// a leader that fails between the commit of a write and its answer, and a successor that has lost
-/// the record of it: sixty seeds of 15 s do not bring that about.
-const FOUND: [Mutation; 4] = [
-    Mutation::AckBeforeSync,
-    Mutation::SkipQuorum,
-    Mutation::LeaseWithoutBound,
-    Mutation::IgnoreChecksum,
-];
-
 #[test]
 fn deliberate_bugs_are_found() {
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = Vec::new();
-    for mutation in FOUND {
+    for mutation in Mutation::ALL {
         let options = options(mutation);
         let (_, _, from) = circumstances(mutation);
         set(Some(mutation));

@@ -8,6 +8,7 @@ use crate::queue::{MILLISECOND, Micros, SECOND};
 use crate::store;
 use crate::table::SimTable;
 use quorate_data::Keyspace;
+use quorate_data::disk::REQUESTS_KEY;
 use quorate_data::table::Table;
 use quorate_data::testing::{Dump, dump};
 
@@ -16,9 +17,6 @@ const CALM: Micros = 3 * SECOND;
 
 /// A request is answered within this time when nothing is wrong.
 const ANSWER_MAX: Micros = 10 * SECOND;
-
-/// The last reads end within this time.
-const READ_MAX: Micros = 60 * SECOND;
 
 /// A node told to stop has stopped within this time.
 const STOP_MAX: Micros = 20 * SECOND;
@@ -51,8 +49,9 @@ impl World {
                 let waiting: Vec<_> = self.clients.waiting().collect();
                 return self.violate(format!(
                     "liveness: no answer within {} s though nothing is wrong, for clients \
-                     (with the time they asked at, in µs) {waiting:?}",
-                    ANSWER_MAX / SECOND
+                     (with the time they asked at, in µs) {waiting:?}{}",
+                    ANSWER_MAX / SECOND,
+                    self.troubles()
                 ));
             }
             self.run_until(self.now + 50 * MILLISECOND);
@@ -66,12 +65,17 @@ impl World {
         }
         let client = self.clients.begin_finale(self.now);
         self.queue.push(self.now + 1, What::Look { client, look: 0 });
-        let end = self.now + READ_MAX;
+        let (mut read, mut end) = (0, self.now + ANSWER_MAX);
         while self.violation.is_none() && self.clients.final_view().is_none() {
+            if self.clients.final_reads() > read {
+                (read, end) = (self.clients.final_reads(), self.now + ANSWER_MAX);
+            }
             if self.now >= end {
                 return self.violate(format!(
-                    "liveness: the last reads did not end within {} s though nothing is wrong",
-                    READ_MAX / SECOND
+                    "liveness: one of the last reads got no answer within {} s though nothing is \
+                     wrong{}",
+                    ANSWER_MAX / SECOND,
+                    self.troubles()
                 ));
             }
             self.run_until(self.now + 50 * MILLISECOND);
@@ -109,7 +113,7 @@ impl World {
     /// Compares what the replicas hold, and has the workload check it.
     fn compare(&mut self) {
         for shard in 0..self.shape.shards {
-            let mut first: Option<(u64, Dump)> = None;
+            let mut first: Option<Held> = None;
             for node in 0..self.shape.nodes {
                 let Some(process) = &self.machines[node].process else { continue };
                 let table = &process.store.tables()[shard as usize];
@@ -117,15 +121,13 @@ impl World {
                     // Nobody has read it since; the others have what it held.
                     continue;
                 }
-                let here = (table.mark().applied, self.dump(shard, table));
-                match &first {
-                    None => first = Some(here),
-                    // A leadership that began while they stopped may have added an empty entry.
-                    Some((_, dump)) if *dump == here.1 => {}
-                    Some(there) => {
-                        let what = difference(shard, node, there, &here);
-                        return self.violate(what);
-                    }
+                let here = self.held(shard, node, table);
+                let Some(there) = &first else {
+                    first = Some(here);
+                    continue;
+                };
+                if let Some(what) = difference(shard, there, &here) {
+                    return self.violate(what);
                 }
             }
         }
@@ -137,27 +139,50 @@ impl World {
         }
     }
 
-    fn dump(&self, shard: u32, table: &SimTable) -> Dump {
+    fn held(&self, shard: u32, node: usize, table: &SimTable) -> Held {
         let mut keyspace = Keyspace::new(shard, self.shape.place_seed(), Box::new(table.clone()));
-        dump(&mut keyspace)
+        Held {
+            node: node + 1,
+            applied: table.mark().applied,
+            requests: table.get(REQUESTS_KEY).expect("damaged tables are left out"),
+            dump: dump(&mut keyspace),
+        }
     }
 }
 
-fn difference(shard: u32, node: usize, there: &(u64, Dump), here: &(u64, Dump)) -> String {
-    let mut what = format!(
-        "replicas differ: shard {shard} on node 1 has applied {} and holds {} keys, on node {} it \
-         has applied {} and holds {} keys",
-        there.0,
-        there.1.keys,
-        node + 1,
-        here.0,
-        here.1.keys
-    );
-    let other = |a: &Dump, b: &Dump| a.entries.iter().find(|e| !b.entries.contains(e)).cloned();
-    for (side, entry) in [("1", other(&there.1, &here.1)), ("2", other(&here.1, &there.1))] {
-        if let Some(entry) = entry {
-            what += &format!("; only on side {side}: {entry:?}");
+/// What a replica's table holds.
+struct Held {
+    node: usize,
+    /// Not compared: a leadership that began while the nodes stopped may have added an empty entry.
+    applied: u64,
+    /// The record of the requests that were executed.
+    requests: Option<Vec<u8>>,
+    dump: Dump,
+}
+
+fn difference(shard: u32, there: &Held, here: &Held) -> Option<String> {
+    let mut what = if there.dump != here.dump {
+        "replicas differ"
+    } else if there.requests != here.requests {
+        "replicas remember other requests as executed"
+    } else {
+        return None;
+    }
+    .to_owned();
+    for held in [there, here] {
+        what += &format!(
+            "; node {} has applied {} of shard {shard}, holds {} keys and {} bytes of requests",
+            held.node,
+            held.applied,
+            held.dump.keys,
+            held.requests.as_ref().map_or(0, Vec::len)
+        );
+    }
+    for (a, b) in [(there, here), (here, there)] {
+        let other = a.dump.entries.iter().find(|entry| !b.dump.entries.contains(entry));
+        if let Some(entry) = other {
+            what += &format!("; only on node {}: {entry:?}", a.node);
         }
     }
-    what
+    Some(what)
 }

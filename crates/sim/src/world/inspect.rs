@@ -28,6 +28,23 @@ impl World {
         self.queue.push(self.now + EVERY, What::Inspect);
     }
 
+    /// The replicas that do not serve as they should, in words.
+    pub(crate) fn troubles(&self) -> String {
+        let mut out = String::new();
+        for (node, machine) in self.machines.iter().enumerate() {
+            let Some(process) = &machine.process else {
+                out += &format!("; node {} does not run", node + 1);
+                continue;
+            };
+            for view in process.slots.iter().flat_map(|slot| slot.worker.replicas()) {
+                if !view.serving || view.lost || view.leader.is_none() {
+                    out += &format!("; node {}: {view:?}", node + 1);
+                }
+            }
+        }
+        out
+    }
+
     /// Adds the marks of a process that ends.
     pub(crate) fn collect_marks(&mut self, node: usize) {
         let Some(process) = &self.machines[node].process else { return };
