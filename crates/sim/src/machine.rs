@@ -172,8 +172,8 @@ impl Machine {
     pub(crate) fn damage_table(&mut self, seed: u64) -> bool {
         let tables = self.tables.len() as u64;
         let at = (seed % tables) as usize;
-        let spreads = seed / tables & 1 == 1;
-        self.notices_damage = seed / tables & 2 == 2;
+        let spreads = (seed / tables) & 1 == 1;
+        self.notices_damage = (seed / tables) & 2 == 2;
         match &self.process {
             Some(process) => process.store.tables()[at].damage(seed / tables / 4, spreads),
             None => self.tables[at].damage(seed / tables / 4, spreads),
