@@ -36,24 +36,21 @@ impl Mutation {
 #[cfg(feature = "mutations")]
 mod switch {
     use super::Mutation;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::cell::Cell;
 
-    /// 0: the code is right; otherwise one more than the place in [`Mutation::ALL`].
-    static ACTIVE: AtomicUsize = AtomicUsize::new(0);
-
-    fn number(mutation: Mutation) -> usize {
-        let place = Mutation::ALL.iter().position(|one| *one == mutation);
-        place.expect("ALL has all of them") + 1
+    // Of the thread: tests of one process run side by side.
+    std::thread_local! {
+        static ACTIVE: Cell<Option<Mutation>> = const { Cell::new(None) };
     }
 
-    /// Makes the code of this process wrong in this way, or right again.
+    /// Makes this thread's code wrong in this way, or right again.
     pub fn set(mutation: Option<Mutation>) {
-        ACTIVE.store(mutation.map_or(0, number), Ordering::SeqCst);
+        ACTIVE.with(|active| active.set(mutation));
     }
 
-    /// Whether the code is to be wrong in this way.
+    /// Whether this thread's code is to be wrong in this way.
     pub fn active(mutation: Mutation) -> bool {
-        ACTIVE.load(Ordering::Relaxed) == number(mutation)
+        ACTIVE.with(|active| active.get() == Some(mutation))
     }
 }
 

@@ -1,6 +1,4 @@
-//! Deliberate bugs that the simulator must find. One test, because the switch is the
-//! whole process's.
-
+//! Deliberate bugs that the simulator must find.
 use quorate_base::mutation::{Mutation, set};
 use quorate_sim::{Kind, Options, SECOND, run_seed};
 
