@@ -23,7 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Measure Quorate beside Redis 7 and Valkey 9 on this machine
+    /// Measure Quorate beside Redis 7, Valkey 9 and etcd on this machine
     #[command(long_about = bench::LONG_ABOUT, after_long_help = bench::AFTER_HELP)]
     Bench(bench::BenchArgs),
 }

@@ -1,6 +1,6 @@
 //! A blocking RESP2 client: enough to ask a server a question, load it and poll it.
 //!
-//! Replies understood: simple strings, errors, integers and bulk strings; no arrays, no pushes.
+//! Replies understood: those of RESP2; no pushes.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -25,6 +25,7 @@ pub(crate) enum Reply {
     Error(String),
     Integer(i64),
     Bulk(Vec<u8>),
+    Array(Vec<Reply>),
     Nil,
 }
 
@@ -122,19 +123,23 @@ pub(crate) fn info_field<'a>(info: &'a str, field: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
 }
 
-fn encode(out: &mut Vec<u8>, arguments: &[&[u8]]) {
-    out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
+/// Appends a command as it goes over the wire.
+pub(crate) fn encode(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+    // Writing into a vector does not fail.
+    let _ = write!(out, "*{}\r\n", arguments.len());
     for argument in arguments {
-        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        let _ = write!(out, "${}\r\n", argument.len());
         out.extend_from_slice(argument);
         out.extend_from_slice(b"\r\n");
     }
 }
 
-fn read_reply(reader: &mut impl BufRead) -> io::Result<Reply> {
+/// Reads one reply; `UnexpectedEof` if the reader ends before it does.
+pub(crate) fn read_reply(reader: &mut impl BufRead) -> io::Result<Reply> {
     let malformed = |line: &str| io::Error::new(io::ErrorKind::InvalidData, line.to_owned());
     let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
+    reader.read_line(&mut line)?;
+    if !line.ends_with('\n') {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let line = line.trim_end();
@@ -150,6 +155,10 @@ fn read_reply(reader: &mut impl BufRead) -> io::Result<Reply> {
             reader.read_exact(&mut body)?;
             body.truncate(length);
             Ok(Reply::Bulk(body))
+        }
+        "*" => {
+            let count: usize = rest.parse().map_err(|_| malformed(line))?;
+            (0..count).map(|_| read_reply(reader)).collect::<io::Result<_>>().map(Reply::Array)
         }
         _ => Err(malformed(line)),
     }
@@ -178,7 +187,10 @@ mod tests {
         assert_eq!(parse(b":-7\r\n").unwrap(), Reply::Integer(-7));
         assert_eq!(parse(b"$3\r\na\r\n\r\n").unwrap(), Reply::Bulk(b"a\r\n".to_vec()));
         assert_eq!(parse(b"$-1\r\n").unwrap(), Reply::Nil);
+        let list = Reply::Array(vec![Reply::Integer(1), Reply::Nil]);
+        assert_eq!(parse(b"*2\r\n:1\r\n$-1\r\n").unwrap(), list);
         assert!(parse(b"").is_err());
+        assert!(parse(b"+OK\r").is_err());
         assert!(parse(b"\r\n").is_err());
         assert!(parse(b"$9\r\nshort\r\n").is_err());
         assert!(parse(b"*1\r\n").is_err());

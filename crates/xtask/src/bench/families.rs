@@ -39,9 +39,12 @@ impl Plan<'_> {
 /// Above this median the report says that the machine was not idle. The kernel's own work for
 /// sockets and disk is part of it.
 const OTHERS_BUSY_LIMIT_PERCENT: f64 = 25.0;
-const OPS: usize = 0;
+/// Places in [`METRICS`].
+pub(crate) const OPS: usize = 0;
+pub(crate) const P99: usize = 2;
 const OTHERS: usize = 5;
-const METRICS: [Metric; 6] = [
+/// The columns of a throughput family.
+pub(crate) const METRICS: [Metric; 6] = [
     Metric { name: "ops/s", better: Better::Higher, decimals: 0, compared: true },
     Metric { name: "p50 ms", better: Better::Lower, decimals: 2, compared: false },
     Metric { name: "p99 ms", better: Better::Lower, decimals: 2, compared: false },
@@ -50,7 +53,8 @@ const METRICS: [Metric; 6] = [
     Metric { name: "others busy %", better: Better::Lower, decimals: 0, compared: false },
 ];
 
-fn metrics_of(sample: &Sample) -> Vec<f64> {
+/// One number for each of [`METRICS`].
+pub(crate) fn metrics_of(sample: &Sample) -> Vec<f64> {
     vec![
         sample.ops_per_second,
         sample.p50_ms,
@@ -196,7 +200,7 @@ fn throughput(
 }
 
 /// A warning if other programs took part in what was measured.
-fn disturbance(cells: &[Cell]) -> Option<String> {
+pub(crate) fn disturbance(cells: &[Cell]) -> Option<String> {
     let rounds = cells.iter().flat_map(|cell| &cell.values).flatten().flatten();
     let others: Vec<f64> = rounds.map(|values| values[OTHERS]).collect();
     let others = summary(&others).filter(|others| others.median > OTHERS_BUSY_LIMIT_PERCENT)?;
@@ -266,7 +270,7 @@ fn measure(
 }
 
 /// Median CPU per request of each thread, over the rounds in which it lived.
-fn thread_medians(samples: &[Option<Sample>]) -> Vec<(String, f64)> {
+pub(crate) fn thread_medians(samples: &[Option<Sample>]) -> Vec<(String, f64)> {
     let mut by_name: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (name, us) in samples.iter().flatten().flat_map(|sample| &sample.threads_us) {
         by_name.entry(name).or_default().push(*us);

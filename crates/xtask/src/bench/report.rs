@@ -149,17 +149,22 @@ impl Section {
         out.push('\n');
     }
 
-    fn verdict(&self, cell: &Cell, against: usize) -> (String, &'static str) {
+    /// What is wanted against a system, and whether it is reached: joined if there are several.
+    fn verdict(&self, cell: &Cell, against: usize) -> (String, String) {
+        let (mut all_wanted, mut all_met) = (Vec::new(), Vec::new());
         for goal in &cell.goals {
             let Goal::Ratio { metric, system, at_least } = *goal else { continue };
             if system == against {
                 let definition = &self.metrics[metric];
                 let ratio = cell.ratio(system, metric, definition.better);
-                let wanted = format!("≥ {at_least:.1} ({})", definition.name);
-                return (wanted, met(ratio.map(|ratio| ratio.median >= at_least)));
+                all_wanted.push(format!("≥ {at_least:.1} ({})", definition.name));
+                all_met.push(met(ratio.map(|ratio| ratio.median >= at_least)));
             }
         }
-        ("–".to_owned(), "–")
+        if all_wanted.is_empty() {
+            return ("–".to_owned(), "–".to_owned());
+        }
+        (all_wanted.join(", "), all_met.join(", "))
     }
 
     fn own_goals(&self, out: &mut String) {

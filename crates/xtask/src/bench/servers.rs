@@ -21,6 +21,8 @@ const PORT_LAST: u16 = 21_999;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for a clean stop, which may include writing a snapshot.
 const STOP_TIMEOUT: Duration = Duration::from_secs(120);
+/// A server's log file in its directory.
+const LOG: &str = "server.log";
 /// Names another Redis-like server as the subject: for trying this harness without Quorate.
 const STAND_IN: &str = "XTASK_BENCH_SUBJECT";
 
@@ -38,12 +40,19 @@ pub(crate) struct Program {
     pub(crate) name: String,
     /// What else identifies the build: a commit, an allocator put before it. May be empty.
     pub(crate) build: String,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     dialect: Dialect,
     preload: Option<PathBuf>,
     /// Set when this stands in for Quorate: its figures are nobody's.
     pub(crate) stand_in: bool,
-    workers: Option<usize>,
+    pub(crate) workers: Option<usize>,
+}
+
+/// The installed etcd, which only clusters are compared with.
+pub(crate) struct Etcd {
+    /// Name and version, as printed in the report.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
 }
 
 /// What an acknowledged write is worth.
@@ -144,8 +153,10 @@ pub(crate) struct Programs {
     pub(crate) subject: Program,
     pub(crate) redis: Option<Program>,
     pub(crate) valkey: Option<Program>,
-    /// What is missing, and the command that installs it.
+    /// What is missing of these, and the command that installs it.
     pub(crate) missing: Vec<String>,
+    /// Etcd, or the command that installs it.
+    pub(crate) etcd: Result<Etcd, String>,
 }
 
 impl Programs {
@@ -158,7 +169,7 @@ impl Programs {
         };
         let redis = redis().map_err(|hint| missing.push(hint)).ok();
         let valkey = valkey().map_err(|hint| missing.push(hint)).ok();
-        Ok(Self { subject, redis, valkey, missing })
+        Ok(Self { subject, redis, valkey, missing, etcd: etcd() })
     }
 
     /// Subject, Redis and Valkey as far as they are here, in this order.
@@ -230,6 +241,13 @@ fn valkey() -> Result<Program, String> {
          `apt-get install libjemalloc2`",
     )?;
     Ok(peer(format!("Valkey {version}"), path, Some(preload)))
+}
+
+fn etcd() -> Result<Etcd, String> {
+    const HINT: &str = "etcd is missing: `apt-get install etcd-server`";
+    let path = find_program("etcd").ok_or(HINT)?;
+    let line = first_line(&path.display().to_string(), &["--version"]).ok_or(HINT)?;
+    Ok(Etcd { name: format!("etcd {}", line.rsplit(' ').next().unwrap_or_default()), path })
 }
 
 /// A Redis-like server, set up as a peer.
@@ -339,14 +357,7 @@ impl Server {
     }
 
     fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.directory.join("server.log")).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(8)..];
-        if tail.is_empty() {
-            String::new()
-        } else {
-            format!("; its log ends:\n{}", tail.join("\n"))
-        }
+        log_tail(&self.directory)
     }
 }
 
@@ -362,38 +373,61 @@ impl Drop for Server {
 }
 
 fn spawn(system: &System<'_>, port: u16, directory: PathBuf) -> Outcome<Server> {
+    let arguments = system.arguments(port, &directory);
+    let program = system.program;
+    let child = launch(&program.path, program.preload.as_deref(), &arguments, &directory)?;
+    Ok(Server { port, child, directory })
+}
+
+/// Starts a program whose output goes to `server.log` in `directory`, and which ends when this
+/// program ends.
+pub(crate) fn launch(
+    path: &Path,
+    preload: Option<&Path>,
+    arguments: &[String],
+    directory: &Path,
+) -> Outcome<Child> {
     let log = File::options()
         .create(true)
         .append(true)
-        .open(directory.join("server.log"))
+        .open(directory.join(LOG))
         .map_err(|e| format!("cannot write in {}: {e}", directory.display()))?;
     let errors = log.try_clone().map_err(|e| format!("cannot share the log: {e}"))?;
     // setpriv becomes the server itself, with the wish to end when this program ends.
     let mut command = if let Some(setpriv) = find_program("setpriv") {
         let mut command = Command::new(setpriv);
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&system.program.path);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(path);
         command
     } else {
-        Command::new(&system.program.path)
+        Command::new(path)
     };
-    if let Some(library) = &system.program.preload {
+    if let Some(library) = preload {
         command.env("LD_PRELOAD", library);
     }
-    command
-        .args(system.arguments(port, &directory))
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors);
-    let child = command.spawn();
-    let child =
-        child.map_err(|e| format!("cannot start {}: {e}", system.program.path.display()))?;
-    Ok(Server { port, child, directory })
+    command.args(arguments).stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.spawn().map_err(|e| format!("cannot start {}: {e}", path.display()))
+}
+
+/// The end of the log that [`launch`] lets a program write, as the end of a sentence.
+pub(crate) fn log_tail(directory: &Path) -> String {
+    let log = fs::read_to_string(directory.join(LOG)).unwrap_or_default();
+    let lines: Vec<_> = log.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(8)..];
+    if tail.is_empty() { String::new() } else { format!("; its log ends:\n{}", tail.join("\n")) }
 }
 
 fn free_port() -> Outcome<u16> {
-    (PORT_FIRST..=PORT_LAST)
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .ok_or_else(|| format!("no free port from {PORT_FIRST} to {PORT_LAST}"))
+    Ok(free_ports(1)?[0])
+}
+
+/// So many different ports that nothing listens on now.
+pub(crate) fn free_ports(count: usize) -> Outcome<Vec<u16>> {
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let ports: Vec<u16> = (PORT_FIRST..=PORT_LAST).filter(free).take(count).collect();
+    if ports.len() < count {
+        return Err(format!("fewer than {count} free ports from {PORT_FIRST} to {PORT_LAST}"));
+    }
+    Ok(ports)
 }
 
 #[cfg(test)]
