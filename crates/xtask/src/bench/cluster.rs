@@ -93,7 +93,7 @@ fn method(keys: u64, run: Duration) -> String {
          settings. Clients are spread over all nodes evenly, one request in flight on each (a \
          single client asks the nodes in turn), whichever node leads. etcd: `Put`, and `Range` \
          with its default, linearizable. One generator for both, a thread of this program: RESP, a \
-         connection a client; gRPC, clients as streams on up to {ETCD_CONNECTIONS} connections a \
+         connection a client; gRPC, clients as streams on {ETCD_CONNECTIONS} shared per \
          node. A run lasts {:.1} s. CPU is that of the nodes together.",
         grouped(keys as f64, 0),
         run.as_secs_f64()

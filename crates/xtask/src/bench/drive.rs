@@ -17,7 +17,7 @@ use super::session::{Protocol, Session, runtime};
 use crate::Outcome;
 
 /// Connections to each node that etcd's clients share, at most. See `docs/benchmarks.md` for why.
-pub(crate) const ETCD_CONNECTIONS: usize = 2;
+pub(crate) const ETCD_CONNECTIONS: usize = 1;
 /// Room for latencies that a client starts with.
 const LATENCIES_ROOM: usize = 4096;
 
