@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::client::VALUE_BYTES;
-use super::drive::{Action, Driver, ETCD_CONNECTIONS};
+use super::drive::{Action, Driver};
 use super::families::{METRICS, OPS, P99, Plan, disturbance, metrics_of, thread_medians};
 use super::load::Sample;
 use super::machine::{CpuTime, cpu_of_machine, write_back};
@@ -93,8 +93,8 @@ fn method(keys: u64, run: Duration) -> String {
          settings. Clients are spread over all nodes evenly, one request in flight on each (a \
          single client asks the nodes in turn), whichever node leads. etcd: `Put`, and `Range` \
          with its default, linearizable. One generator for both, a thread of this program: RESP, a \
-         connection a client; gRPC, clients as streams on up to {ETCD_CONNECTIONS} connections a \
-         node. A run lasts {:.1} s. CPU is that of the nodes together.",
+         connection a client; gRPC, clients as streams of one connection a node. A \
+         run lasts {:.1} s. CPU is that of the nodes together.",
         grouped(keys as f64, 0),
         run.as_secs_f64()
     )

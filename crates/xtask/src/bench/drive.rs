@@ -2,8 +2,8 @@
 //! flight on each, the same code for every protocol.
 //!
 //! Client *i* talks to node *i* modulo nodes; if there are fewer clients than nodes, each takes
-//! the nodes in turn, request by request. Quorate's clients have a connection each. Etcd's share
-//! [`ETCD_CONNECTIONS`] connections a node as streams of HTTP/2.
+//! the nodes in turn, request by request. Quorate's clients have a connection each. Etcd's are
+//! streams of one HTTP/2 connection a node; `docs/benchmarks.md` says why.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,8 +16,6 @@ use super::client::{VALUE_BYTES, key, mix, value};
 use super::session::{Protocol, Session, runtime};
 use crate::Outcome;
 
-/// Connections to each node that etcd's clients share, at most. See `docs/benchmarks.md` for why.
-pub(crate) const ETCD_CONNECTIONS: usize = 2;
 /// Room for latencies that a client starts with.
 const LATENCIES_ROOM: usize = 4096;
 
@@ -122,7 +120,7 @@ async fn connect(
     ports: &[u16],
     clients: usize,
 ) -> std::io::Result<Vec<Client>> {
-    let mut open: Vec<Vec<Session>> = ports.iter().map(|_| Vec::new()).collect();
+    let mut open: Vec<Option<Session>> = ports.iter().map(|_| None).collect();
     let mut connected = Vec::with_capacity(clients);
     for index in 0..clients {
         let nodes = if clients < ports.len() {
@@ -133,19 +131,13 @@ async fn connect(
         };
         let mut sessions = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let shared = &mut open[node];
-            let turn = index / ports.len() % ETCD_CONNECTIONS;
-            if turn >= shared.len() {
-                let session = Session::connect(protocol, ports[node]).await?;
-                match session.share() {
-                    None => {
-                        sessions.push(session);
-                        continue;
-                    }
-                    Some(_) => shared.push(session),
-                }
+            if let Some(share) = open[node].as_ref().and_then(Session::share) {
+                sessions.push(share);
+                continue;
             }
-            sessions.extend(shared[turn].share());
+            let session = Session::connect(protocol, ports[node]).await?;
+            open[node] = session.share();
+            sessions.push(session);
         }
         connected.push(Client { sessions, random: mix(index as u64 + 1) });
     }
