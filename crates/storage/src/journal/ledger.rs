@@ -163,9 +163,27 @@ impl Ledger {
         segment
     }
 
-    /// The shards that pin the oldest segment, none if it is the current one.
+    /// The shards that pin the oldest segment that any pins, none if that is the current one. What
+    /// lies before it goes with the next trim, which comes when one of these shards was flushed.
     pub(crate) fn pins(&self) -> impl Iterator<Item = ShardId> + '_ {
-        let older = self.segments.front().filter(|_| self.segments.len() > 1);
-        older.into_iter().flat_map(|segment| segment.pins.keys().copied())
+        let older = self.segments.len().saturating_sub(1);
+        let pinned = self.segments.iter().take(older).find(|segment| !segment.pins.is_empty());
+        pinned.into_iter().flat_map(|segment| segment.pins.keys().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_of_states_alone_does_not_hide_who_pins_the_next() {
+        let mut ledger = Ledger::default();
+        ledger.begin(1, 1);
+        ledger.note(&Item::State { shard: 3, state: b"s" });
+        ledger.begin(2, 1);
+        ledger.note(&Item::Entry { shard: 7, term: 1, index: 1, payload: b"e" });
+        ledger.begin(3, 1);
+        assert_eq!(ledger.pins().collect::<Vec<_>>(), [7]);
     }
 }
