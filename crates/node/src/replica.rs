@@ -27,10 +27,9 @@ pub(crate) mod snapshot;
 
 use crate::config;
 use crate::event::{Effect, Frame};
-use crate::job::{JobId, Origin};
+use crate::job::Origin;
 use crate::peer::message::{PeerMessage, Refusal};
 use crate::peer::{self, Address};
-use crate::shard::Durability;
 use crate::worker::{InFlight, Worker, record_bytes};
 use gateway::Gateway;
 use quorate_base::ids::NodeId;
@@ -38,7 +37,7 @@ use quorate_base::mutation::{self, Mutation};
 use quorate_base::{Index, Millis, ShardId};
 use quorate_data::Keyspace;
 use quorate_data::effects::ReplayError;
-use quorate_log::{Body, Outputs, Record};
+use quorate_log::{Outputs, Record};
 use serving::Held;
 use snapshot::{Installing, Sending};
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,10 +253,9 @@ impl Worker {
 
     /// True if commands execute here.
     pub(crate) fn leads(&self, shard: ShardId) -> bool {
-        self.shards[shard as usize].as_ref().is_some_and(|slot| {
-            let serving = slot.replica.as_ref().is_none_or(|r| matches!(r.phase, Phase::Serving));
-            serving && slot.log.accepts()
-        })
+        self.shards[shard as usize]
+            .as_ref()
+            .is_some_and(|slot| self.is_serving(shard) && slot.log.accepts())
     }
 
     /// Has the shard's log looked at before the turn ends.
@@ -515,16 +513,7 @@ impl Worker {
         self.release_flush(shard);
         self.look_at_leader(shard);
         self.tend_damage(shard);
-        self.stir_if_due(shard);
-    }
-
-    /// Sees to it that a deadline that moved is noted.
-    fn stir_if_due(&mut self, shard: ShardId) {
-        let slot = self.shards[shard as usize].as_ref().expect("replicas stay at home");
-        let replica = slot.replica.as_ref().expect("shards of a cluster have replicas");
-        if slot.log.next_deadline() != replica.deadline {
-            self.set_deadline(shard);
-        }
+        self.set_deadline(shard);
     }
 
     /// True if the log must be looked at once more.
@@ -588,11 +577,10 @@ impl Worker {
             return false;
         }
         let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
-        // Terms and votes are durable before they count, whatever the space promises.
-        let votes = out.persist.iter().any(|record| matches!(record.body, Body::State(_)));
-        let relaxed = slot.durability == Durability::Relaxed && !votes && slot.persists == 0;
+        // Whatever the space promises: a replica that forgot in a crash what it acknowledged would vote
+        // as if it had not.
         self.peers.records.append(&mut out.persist);
-        if relaxed || mutation::active(Mutation::AckBeforeSync) && slot.persists == 0 {
+        if mutation::active(Mutation::AckBeforeSync) && slot.persists == 0 {
             slot.log.persisted(out.seq);
             return true;
         }
@@ -662,13 +650,7 @@ impl Worker {
 
     /// Ends everything that gateways asked of this replica: they ask again, elsewhere.
     pub(crate) fn stop_serving(&mut self, shard: ShardId) {
-        let jobs: Vec<JobId> = self
-            .jobs
-            .values()
-            .filter(|job| matches!(job.origin, Origin::Asked(asked) if asked.shard == shard))
-            .map(|job| job.id)
-            .collect();
-        jobs.into_iter().for_each(|job| self.cancel(job));
+        self.jobs_asked(shard, |_| true).into_iter().for_each(|job| self.cancel(job));
         let rounds = std::mem::take(&mut self.replica(shard).rounds);
         for (node, (link, least)) in rounds {
             if self.peers.link(node) == Some(link) {

@@ -223,48 +223,6 @@ fn all_killed_at_once_come_back_with_everything() {
 }
 
 #[test]
-#[ignore = "for when clusters have relaxed spaces; then a replica that knows as agreed on what the \
-            others forgot must not stay behind for ever"]
-fn relaxed_nodes_that_fail_together_lose_what_no_disk_has_and_go_on() {
-    let _turn = alone();
-    let seed = seed();
-    let mut cluster = Cluster::start(&["--workers", "1", "--durability", "relaxed"]);
-    let load = Load::start(&cluster.addresses(), seed);
-    for round in 0..3 {
-        load.wait_for(10 * CALM_WRITES);
-        load.take_gap_ms();
-        let failing = [(round + 1) % NODES, (round + 2) % NODES];
-        failing.iter().for_each(|at| cluster.kill(*at));
-        let cut: usize = failing.iter().map(|at| cut_unsynced(&cluster.data(*at))).sum();
-        failing.iter().for_each(|at| cluster.restart(*at));
-        load.wait_for(CALM_WRITES);
-        println!("round {round}: {cut} frames cut, outage {} ms", load.take_gap_ms());
-    }
-    let mut books = load.stop();
-    cluster.settle();
-    for at in 0..NODES {
-        cluster.wait_until_whole(at);
-    }
-    let (acknowledged, lost) = books.count_lost(&mut cluster.client(0));
-    println!("{lost} of {acknowledged} acknowledged writes are lost");
-    for at in 1..NODES {
-        assert_eq!(books.count_lost(&mut cluster.client(at)), (acknowledged, lost));
-    }
-}
-
-/// Takes from a journal what was not synced, as a power failure may; how many frames.
-fn cut_unsynced(data: &Path) -> usize {
-    let frames = journal::frames(data);
-    let durable = frames.iter().map(|frame| frame.mark).max().expect("there are frames");
-    let unsynced: Vec<_> = frames.iter().filter(|frame| frame.sequence > durable).collect();
-    for frame in &unsynced {
-        let file = std::fs::File::options().write(true).open(&frame.path).expect("a segment");
-        file.write_all_at(&[0; BLOCK_BYTES], frame.offset).expect("a file of ours");
-    }
-    unsynced.len()
-}
-
-#[test]
 fn a_rolling_restart_is_not_noticed_by_clients_of_the_other_nodes() {
     let _turn = alone();
     let seed = seed();

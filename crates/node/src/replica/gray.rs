@@ -5,7 +5,7 @@ use crate::worker::Worker;
 use quorate_base::{Millis, ShardId};
 
 /// A frame that waits for the journal this long shows a slow disk.
-pub(crate) const SLOW_SYNC_MS: Millis = 500;
+const SLOW_SYNC_MS: Millis = 500;
 /// A tick that comes so much later than it was wanted shows a slow event loop.
 const LATE_TICK_MS: Millis = 200;
 /// So many late ticks within [`FORGET_MS`] are not chance.
@@ -29,9 +29,6 @@ pub(crate) struct Gray {
 
 impl Worker {
     pub(crate) fn gray_deadline(&self) -> Option<Millis> {
-        if !self.in_cluster() {
-            return None;
-        }
         let slow = self.in_flight.front().map(|frame| frame.since + SLOW_SYNC_MS);
         // A frame that is late already is looked after by the retries.
         let slow = slow.filter(|at| *at > self.now.mono);

@@ -422,7 +422,7 @@ impl Worker {
         self.hold_answer(asked, 0, 0, reply);
     }
 
-    fn jobs_asked(&self, shard: ShardId, which: impl Fn(&Asked) -> bool) -> Vec<JobId> {
+    pub(crate) fn jobs_asked(&self, shard: ShardId, which: impl Fn(&Asked) -> bool) -> Vec<JobId> {
         let theirs = self.jobs.values().filter(|job| {
             matches!(&job.origin, Origin::Asked(asked) if asked.shard == shard && which(asked))
         });

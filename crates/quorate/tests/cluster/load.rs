@@ -284,28 +284,6 @@ impl Books {
         assert!(acknowledged > 0, "nothing was tested");
     }
 
-    /// How many writes that each have a key of their own were acknowledged, and how many of them
-    /// are gone. None may be there that was refused.
-    pub(crate) fn count_lost(&mut self, client: &mut Client) -> (u64, u64) {
-        let (mut acknowledged, mut lost) = (0, 0);
-        for Writer { names, writes, .. } in &self.0 {
-            for write in writes.iter().filter(|write| write.kind == Kind::Set) {
-                let reply = ask(client, &["GET", &key(names, Kind::Set, write.number)]);
-                let there = reply.text() == value(write.number);
-                assert!(there || reply.is_null(), "{write:?} is {} bytes", reply.bytes().len());
-                match write.fate {
-                    Fate::Acknowledged(_) => {
-                        acknowledged += 1;
-                        lost += u64::from(!there);
-                    }
-                    Fate::Refused => assert!(!there, "{write:?} is there"),
-                    Fate::Unknown(_) | Fate::NoReply => {}
-                }
-            }
-        }
-        (acknowledged, lost)
-    }
-
     /// Writes that were not acknowledged, as text.
     pub(crate) fn failures(&self) -> Vec<String> {
         let writes = self.0.iter().flat_map(|writer| &writer.writes);
