@@ -74,7 +74,7 @@ fn clusters_keep_their_promises() {
 fn seeds_that_found_bugs_stay_sound() {
     for (seconds, seeds) in [
         (20, &[7, 9, 16, 35][..]),
-        (15, &[1007, 1104, 2000, 2054]),
+        (15, &[1007, 1104, 2000, 2054, 21580]),
         (12, &[4058, 4059, 4083, 4157, 4188, 6269]),
     ] {
         let options = Options { faults_us: seconds * SECOND, ..Options::default() };

@@ -270,8 +270,12 @@ impl RaftLog {
         let peers = self.raft.prs().iter().filter(|(id, _)| {
             **id != self.id && self.conf.voters.contains(id) && !self.is_gone(**id)
         });
+        // One that was lost in this term may still be, and would not take over.
+        let is_sound = |id: &NodeId| !self.patients.contains_key(id);
         peers
-            .max_by_key(|(id, peer)| (peer.recent_active, peer.matched, std::cmp::Reverse(**id)))
+            .max_by_key(|(id, peer)| {
+                (peer.recent_active, is_sound(id), peer.matched, std::cmp::Reverse(**id))
+            })
             .map(|(id, _)| *id)
     }
 }

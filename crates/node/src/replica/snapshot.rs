@@ -275,16 +275,20 @@ impl Worker {
         let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
         let replica = slot.replica.as_mut().expect("shards of a cluster have replicas");
         let Phase::Damaged { told, ask_at } = &mut replica.phase else { return };
+        let leads = slot.log.is_leader();
+        if !leads && !std::mem::replace(told, true) {
+            // At once: another damaged replica must not hand its leadership to this one.
+            slot.log.begin_install();
+            return self.stir(shard);
+        }
         if *ask_at > now {
             return;
         }
         *ask_at = now + ASK_MS;
-        if slot.log.is_leader() {
+        if leads {
             if let Some(to) = slot.log.successor() {
                 slot.log.transfer(to);
             }
-        } else if !std::mem::replace(told, true) {
-            slot.log.begin_install();
         } else {
             // Whoever leads may sleep, so that this replica does not know who it is.
             for node in self.peers.nodes.clone() {
