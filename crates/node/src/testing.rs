@@ -355,6 +355,9 @@ impl Node {
 
     fn flush(&mut self, worker: WorkerId, flush: &Flush) {
         self.tables[flush.shard as usize].apply(flush);
+        // As a real journal does, lets go of what the table has for good.
+        let durable = flush.mark.applied;
+        self.disk[flush.shard as usize].entries.retain(|entry| entry.index > durable);
         self.turn(worker, vec![Event::Flushed { shard: flush.shard, mark: flush.mark }]);
     }
 

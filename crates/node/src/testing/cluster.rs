@@ -342,21 +342,33 @@ mod tests {
         Cluster::with(3, &config)
     }
 
-    #[test]
-    fn a_replica_that_was_away_for_long_gets_a_snapshot() {
-        let mut cluster = small();
+    /// Writes, and cuts a follower off for more than its leader keeps for it. Returns both.
+    fn leave_behind(cluster: &mut Cluster) -> (usize, usize) {
         cluster.elect();
         let leader = cluster.leader(0).unwrap();
         let (away, client) = ((leader + 1) % 3, cluster.nodes[leader].client());
-        cluster.isolate(away, true);
         let value = "x".repeat(50_000);
         for n in 0..400 {
+            // What it has acknowledged before is in its table, and gone from its journal.
+            if n == 20 {
+                cluster.isolate(away, true);
+            }
             cluster.wait(leader, client, &format!("SET k{n} {value}"), 1000);
-            cluster.wait(leader, client, "INCR n", 1000);
         }
+        (leader, away)
+    }
+
+    fn has_installed(cluster: &Cluster, at: usize) -> bool {
+        cluster.nodes[at].workers[0].marks().contains_key("snapshot installed")
+    }
+
+    #[test]
+    fn a_replica_that_was_away_for_long_gets_a_snapshot() {
+        let mut cluster = small();
+        let (leader, away) = leave_behind(&mut cluster);
         cluster.isolate(away, false);
         cluster.advance(2_000);
-        assert!(cluster.nodes[away].workers[0].marks().contains_key("snapshot installed"));
+        assert!(has_installed(&cluster, away));
         assert_equal(&mut cluster);
         // It can lead, with all that the snapshot brought.
         cluster.crash(leader);
@@ -364,7 +376,7 @@ mod tests {
         cluster.advance(100);
         cluster.isolate((leader + 2) % 3, false);
         let there = cluster.nodes[away].client();
-        assert_eq!(cluster.wait(away, there, "INCR n", 3000), ":401|");
+        assert_eq!(cluster.wait(away, there, "INCR n", 3000), ":1|");
         assert_eq!(cluster.wait(away, there, "DBSIZE", 3000), ":401|");
         assert_eq!(cluster.wait(away, there, "STRLEN k399", 3000), ":50000|");
     }
@@ -372,29 +384,33 @@ mod tests {
     #[test]
     fn a_restart_in_the_middle_of_a_snapshot_begins_another() {
         let mut cluster = small();
-        cluster.elect();
-        let leader = cluster.leader(0).unwrap();
-        let (away, client) = ((leader + 1) % 3, cluster.nodes[leader].client());
-        cluster.isolate(away, true);
-        let value = "x".repeat(50_000);
-        for n in 0..400 {
-            cluster.wait(leader, client, &format!("SET k{n} {value}"), 1000);
-        }
+        let (_, away) = leave_behind(&mut cluster);
         cluster.nodes[away].manual_sync = true;
         cluster.isolate(away, false);
-        cluster.advance(100);
-        for _ in 0..3 {
+        // Its log asks its journal to note that it is lost; without an answer nothing is written.
+        for _ in 0..100 {
+            if !cluster.nodes[away].workers[0].replicas()[0].serving {
+                break;
+            }
             cluster.nodes[away].sync();
-            cluster.settle();
+            cluster.advance(10);
         }
+        let view = cluster.nodes[away].workers[0].replicas().remove(0);
+        assert!(view.lost && !view.serving, "it is in the middle of a snapshot: {view:?}");
+        // The answer comes, and with it the first chunk; the leader is not heard from again.
+        cluster.isolate(away, true);
+        cluster.nodes[away].sync();
+        assert!(!has_installed(&cluster, away));
         cluster.crash(away);
         cluster.nodes[away].manual_sync = false;
         cluster.restart(away);
+        assert!(cluster.nodes[away].workers[0].replicas()[0].lost);
+        cluster.isolate(away, false);
         cluster.advance(2_000);
+        assert!(has_installed(&cluster, away));
         assert_equal(&mut cluster);
         let there = cluster.nodes[away].client();
-        let text = cluster.wait(away, there, "DBSIZE", 3000);
-        assert_eq!(text, ":400|");
+        assert_eq!(cluster.wait(away, there, "DBSIZE", 3000), ":400|");
     }
 
     #[test]
