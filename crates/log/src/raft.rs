@@ -200,6 +200,8 @@ impl RaftLog {
             check_quorum: true,
             pre_vote: true,
             batch_append: true,
+            // The next append or heartbeat tells them; nobody waits for a follower to apply.
+            skip_bcast_commit: true,
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());

@@ -303,17 +303,23 @@ impl Node {
             short: BTreeSet::new(),
         };
         node.others.push(spawn("store".into(), move || thread.run())?);
-        node.start_workers(&node_config, &outlets, found.starts, receivers, clock)?;
+        let mut links = None;
         if let (Some(membership), Some(outboxes)) = (membership, outboxes) {
             let cluster_id = dir.identity.cluster_id();
             let (incarnation, known) = (dir.identity.incarnation(), Known::open(dir)?);
             let own = peers::Own { cluster_id, incarnation, known };
-            peers::start(membership, own, clock, inboxes, outboxes)?;
+            links = Some(peers::Links::new(membership, own, clock, inboxes, outboxes)?);
         }
+        // A lone worker runs the links itself, which spares both a thread's wake for each parcel.
+        let (of_worker, of_thread) =
+            if node_config.workers == 1 { (links, None) } else { (None, links) };
+        node.start_workers(&node_config, &outlets, found.starts, receivers, clock, of_worker)?;
+        of_thread.map_or(Ok(()), peers::Links::start)?;
         Ok(node)
     }
 
-    /// Starts a thread a worker; each replays its shards' logs before it serves.
+    /// Starts a thread a worker; each replays its shards' logs before it serves. The first runs
+    /// the links, if they are given.
     fn start_workers(
         &mut self,
         config: &Arc<quorate_node::Config>,
@@ -321,6 +327,7 @@ impl Node {
         starts: Vec<Vec<ShardStart>>,
         inboxes: Vec<UnboundedReceiver<Input>>,
         clock: Clock,
+        mut links: Option<peers::Links>,
     ) -> Result<(), ServeError> {
         let (ready, replayed) = channel();
         for ((id, starts), inbox) in (0..config.workers).zip(starts).zip(inboxes) {
@@ -330,6 +337,7 @@ impl Node {
                 .build()
                 .map_err(ServeError::Thread)?;
             let (config, outlets, ready) = (Arc::clone(config), outlets.clone(), ready.clone());
+            let links = links.take();
             let run = move || {
                 let worker = match Worker::new(id, config, starts, seed) {
                     Ok(worker) => worker,
@@ -340,6 +348,9 @@ impl Node {
                 let _ = ready.send(Ok(worker.keys()));
                 drop(ready);
                 let local = tokio::task::LocalSet::new();
+                if let Some(links) = links {
+                    local.spawn_local(links.run());
+                }
                 runtime.block_on(local.run_until(worker::run(id, worker, clock, outlets, inbox)));
             };
             self.workers.push(spawn(format!("worker {id}"), run)?);

@@ -17,7 +17,7 @@ mod cluster {
 use cluster::load::Load;
 use cluster::network::Network;
 use cluster::nodes::{Cluster, NODES, ask};
-use common::journal::{self, BLOCK_BYTES, BODY_AT, flip};
+use common::journal::{self, BODY_AT, flip};
 use common::node::run_to_end;
 use common::{Client, Node, Value, eventually, free_address, fresh_seed, number_from_env};
 use quorate_base::Prng;

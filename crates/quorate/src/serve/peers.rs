@@ -104,37 +104,58 @@ pub(crate) struct Own {
     pub(crate) known: Known,
 }
 
-/// Starts the thread; it ends with the process.
-pub(crate) fn start(
+/// The links with all other nodes, before they are run.
+pub(crate) struct Links {
     membership: Membership,
     own: Own,
     clock: Clock,
     inboxes: Inboxes,
     outboxes: Arc<Outboxes>,
-) -> Result<(), ServeError> {
-    let Membership { cluster, listener } = membership;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(ServeError::Thread)?;
-    let prng = Prng::new(datadir::random().map_err(ServeError::Thread)?);
-    super::spawn("peers".into(), move || {
+    seed: u64,
+}
+
+impl Links {
+    pub(crate) fn new(
+        membership: Membership,
+        own: Own,
+        clock: Clock,
+        inboxes: Inboxes,
+        outboxes: Arc<Outboxes>,
+    ) -> Result<Self, ServeError> {
+        let seed = datadir::random().map_err(ServeError::Thread)?;
+        Ok(Self { membership, own, clock, inboxes, outboxes, seed })
+    }
+
+    /// Runs them on a thread of their own, which ends with the process.
+    pub(crate) fn start(self) -> Result<(), ServeError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ServeError::Thread)?;
+        super::spawn("peers".into(), move || {
+            let local = tokio::task::LocalSet::new();
+            runtime.block_on(local.run_until(self.run()));
+        })?;
+        Ok(())
+    }
+
+    /// Runs them on this thread, as tasks of its `LocalSet`; never ends.
+    pub(crate) async fn run(self) {
+        let Membership { cluster, listener } = self.membership;
         let shared = Rc::new(Shared {
             cluster,
-            own,
-            clock,
-            inboxes,
-            outboxes,
-            prng: RefCell::new(prng),
+            own: self.own,
+            clock: self.clock,
+            inboxes: self.inboxes,
+            outboxes: self.outboxes,
+            prng: RefCell::new(Prng::new(self.seed)),
             last_session: Cell::new(0),
             up: RefCell::default(),
             strangers: Cell::new(0),
             complaints: RefCell::default(),
         });
-        let local = tokio::task::LocalSet::new();
-        runtime.block_on(local.run_until(shared.run(listener)));
-    })?;
-    Ok(())
+        shared.run(listener).await;
+    }
 }
 
 /// What the tasks of this thread share.
@@ -321,7 +342,8 @@ mod tests {
             let known = Known::read(dir.path().join("peers.json")).unwrap();
             let incarnation = Incarnation { id: node, replaced_at: 0 };
             let own = Own { cluster_id, incarnation, known };
-            start(membership, own, clock, inboxes, Arc::clone(&outboxes)).unwrap();
+            let links = Links::new(membership, own, clock, inboxes, Arc::clone(&outboxes));
+            links.unwrap().start().unwrap();
             Self { inbox: receivers.remove(0), outboxes, _dir: dir }
         }
 
