@@ -1,6 +1,7 @@
 //! Whole runs.
 
 use crate::{Kind, Options, Outcome, SECOND, Stats, run_seed};
+use quorate_base::rare::RarePath;
 
 /// A run of this seed, twice; they must be the same.
 fn twice(seed: u64, options: &Options) -> Outcome {
@@ -66,7 +67,7 @@ fn clusters_keep_their_promises() {
     for name in ["partition", "power loss", "clock drift", "disk stall"] {
         assert!(stats.faults.contains_key(name), "no {name}: {stats:?}");
     }
-    assert!(stats.marks.contains_key("leadership lost"), "{stats:?}");
+    assert!(stats.reached.count(RarePath::LeadershipLost) > 0, "{stats:?}");
 }
 
 /// Seeds that found bugs, with the time of faults that they found them in.

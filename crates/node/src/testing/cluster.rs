@@ -205,6 +205,7 @@ fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_base::rare::RarePath;
 
     #[test]
     fn any_node_serves_any_key() {
@@ -359,7 +360,7 @@ mod tests {
     }
 
     fn has_installed(cluster: &Cluster, at: usize) -> bool {
-        cluster.nodes[at].workers[0].marks().contains_key("snapshot installed")
+        cluster.nodes[at].workers[0].reached().count(RarePath::SnapshotInstalled) > 0
     }
 
     #[test]
@@ -432,8 +433,7 @@ mod tests {
         cluster.advance(1_000);
         let here = cluster.nodes[leader].client();
         assert_eq!(cluster.wait(leader, here, "GET k", 3000), "$5|after|");
-        let rebuilt = "memory rebuilt after losing leadership";
-        assert!(cluster.nodes[leader].workers[0].marks().contains_key(rebuilt));
+        assert!(cluster.nodes[leader].workers[0].reached().count(RarePath::Rebuilt) > 0);
         assert_equal(&mut cluster);
     }
 

@@ -33,7 +33,7 @@ impl World {
         self.run_until(self.now + SECOND);
         self.stop_all();
         for node in 0..self.shape.nodes {
-            self.collect_marks(node);
+            self.collect_reached(node);
         }
         if self.violation.is_none() {
             self.compare();
