@@ -451,7 +451,6 @@ impl Worker {
             for shard in stirred {
                 self.ask_for_reads(shard, end);
                 self.drain(shard);
-                self.flush_if_due(shard);
                 self.set_deadline(shard);
             }
             self.run_jobs();
@@ -540,6 +539,8 @@ impl Worker {
         self.release_flush(shard);
         self.look_at_leader(shard);
         self.tend_damage(shard);
+        // Also of a replica that only follows.
+        self.flush_if_due(shard);
         self.set_deadline(shard);
     }
 
