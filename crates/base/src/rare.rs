@@ -44,8 +44,6 @@ rare_paths! {
         "Entries were replaced while they were on their way to the journal.";
     CommitBeforeSync, "agreed on before the own sync",
         "A leader's entry was durable at a majority of others before it was at the leader.";
-    AppendDropped, "append dropped",
-        "A leader lost its leadership between making an append and sending it, and its log changed.";
     StaleRejection, "stale rejection ignored",
         "A follower's refusal arrived after it had caught up.";
     HeartbeatBeyond, "heartbeat beyond the log's end",

@@ -107,8 +107,6 @@ impl RaftLog {
         for mut message in std::mem::take(&mut self.raft.msgs) {
             self.mark_answer(&mut message);
             let Some(bytes) = wire::encode(&message, self.floor, self.raft.store()) else {
-                let append = message.get_msg_type() == MessageType::MsgAppend;
-                self.reached.mark_if(append, RarePath::AppendDropped);
                 continue;
             };
             let waits = matches!(

@@ -206,6 +206,7 @@ fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
 mod tests {
     use super::*;
     use quorate_base::rare::RarePath;
+    use quorate_data::table::Table as _;
 
     #[test]
     fn any_node_serves_any_key() {
@@ -412,6 +413,42 @@ mod tests {
         assert_equal(&mut cluster);
         let there = cluster.nodes[away].client();
         assert_eq!(cluster.wait(away, there, "DBSIZE", 3000), ":400|");
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_at_a_start_is_repaired_from_the_peers() {
+        let mut cluster = small();
+        cluster.elect();
+        let leader = cluster.leader(0).unwrap();
+        let (victim, client) = ((leader + 1) % 3, cluster.nodes[leader].client());
+        for n in 0..50 {
+            let value = "x".repeat(200);
+            cluster.wait(leader, client, &format!("SET k{n} {value}"), 1000);
+        }
+        cluster.advance(500);
+        let table = cluster.nodes[victim].tables[0].clone();
+        assert!(table.mark().applied > 0, "a follower flushes as well");
+        cluster.crash(victim);
+        table.damage();
+        cluster.restart(victim);
+        let reached =
+            |cluster: &Cluster, path| cluster.nodes[victim].workers[0].reached().count(path);
+        assert_eq!(reached(&cluster, RarePath::TableDamagedAtStart), 1);
+        let view = cluster.nodes[victim].workers[0].replicas().remove(0);
+        assert!(view.lost && !view.serving && !view.leads, "{view:?}");
+        cluster.wait(leader, client, "SET k50 y", 1000);
+        cluster.advance(2_000);
+        assert!(has_installed(&cluster, victim));
+        assert_equal(&mut cluster);
+        // It can lead, and has it all after another start.
+        cluster.crash(leader);
+        let there = cluster.nodes[victim].client();
+        assert_eq!(cluster.wait(victim, there, "DBSIZE", 3000), ":51|");
+        cluster.crash(victim);
+        cluster.restart(victim);
+        assert_eq!(reached(&cluster, RarePath::TableDamagedAtStart), 0);
+        let there = cluster.nodes[victim].client();
+        assert_eq!(cluster.wait(victim, there, "STRLEN k49", 3000), ":200|");
     }
 
     #[test]
