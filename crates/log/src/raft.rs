@@ -261,6 +261,11 @@ impl RaftLog {
         }
         Ok(log)
     }
+
+    /// Spends other than [`RETAINED_BYTES_MAX`] on entries for a follower that is behind.
+    pub fn retain(&mut self, bytes_max: usize) {
+        self.retained_bytes_max = bytes_max;
+    }
 }
 
 impl Log for RaftLog {

@@ -294,8 +294,11 @@ impl Machine {
         restored: Restored,
         shape: &Shape,
     ) -> Result<RaftLog, String> {
-        RaftLog::new(shard, self.id(), &shape.ids(), restored, self.prng.next_u64())
-            .map_err(|error| format!("shard {shard} cannot be recovered: {error}"))
+        let seed = self.prng.next_u64();
+        let mut log = RaftLog::new(shard, self.id(), &shape.ids(), restored, seed)
+            .map_err(|error| format!("shard {shard} cannot be recovered: {error}"))?;
+        log.retain(shape.knobs.retained_bytes);
+        Ok(log)
     }
 
     fn open_shard(
