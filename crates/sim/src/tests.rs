@@ -95,6 +95,8 @@ const UNAWAITED: &[(RarePath, &str)] = &[
     (RarePath::SnapshotStalled, "a transfer must stand still for ten seconds on an open link"),
     (RarePath::SnapshotReplaced, "leaders must change twice while a snapshot is written: hunts do"),
     (RarePath::HandOverRefused, "leaders avoid peers that they know to be lost"),
+    (RarePath::WaitersSent, "seldom: hunts do with the load of queues"),
+    (RarePath::SessionDropped, "clocks must jump by ten minutes in all, before a leader"),
     (RarePath::OutcomeExecuted, "an executed write is nearly always answered in time"),
 ];
 
@@ -113,8 +115,8 @@ fn rare_paths_are_reached() {
     let worlds = [
         world(None, &Kind::ALL),
         world(Some("outcomes"), &[Kind::Crash, Kind::Pause, Kind::Partition]),
-        world(Some("queues"), &[Kind::Partition, Kind::Pause]),
-        world(Some("registers"), &[Kind::Clock]),
+        world(Some("queues"), &[Kind::Crash, Kind::Disk, Kind::Partition, Kind::Rot]),
+        world(Some("registers"), &[Kind::Clock, Kind::Crash, Kind::Partition]),
         world(Some("counters"), &[Kind::Loop, Kind::Rot, Kind::Network]),
     ];
     let mut reached = Reached::default();
