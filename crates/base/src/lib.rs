@@ -8,6 +8,7 @@ pub mod ids;
 pub mod limits;
 pub mod mutation;
 pub mod prng;
+pub mod rare;
 pub mod slot;
 
 pub use ids::{Index, Millis, ShardId, SpaceId, Term};

@@ -22,6 +22,14 @@ pub struct MemoryTable(Arc<Mutex<Content>>);
 struct Content {
     pairs: BTreeMap<Vec<u8>, Vec<u8>>,
     mark: Mark,
+    /// Nothing can be read.
+    damaged: bool,
+}
+
+impl Content {
+    fn check(&self) -> Result<(), TableError> {
+        if self.damaged { Err(TableError("the test damaged it".into())) } else { Ok(()) }
+    }
 }
 
 impl MemoryTable {
@@ -30,6 +38,7 @@ impl MemoryTable {
         let mut content = self.content();
         if flush.clear {
             content.pairs.clear();
+            content.damaged = false;
         }
         for op in &flush.ops {
             if let TableOp::DeletePrefix(prefix) = op {
@@ -50,6 +59,11 @@ impl MemoryTable {
         content.mark = flush.mark;
     }
 
+    /// Nothing can be read any more, until a flush clears it.
+    pub fn damage(&self) {
+        self.content().damaged = true;
+    }
+
     /// All pairs in order.
     pub fn pairs(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.content().pairs.clone().into_iter().collect()
@@ -62,7 +76,9 @@ impl MemoryTable {
 
 impl Table for MemoryTable {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
-        Ok(self.content().pairs.get(key).cloned())
+        let content = self.content();
+        content.check()?;
+        Ok(content.pairs.get(key).cloned())
     }
 
     fn scan(
@@ -72,6 +88,7 @@ impl Table for MemoryTable {
         visit: &mut Visit<'_>,
     ) -> Result<(), TableError> {
         let content = self.content();
+        content.check()?;
         for (key, value) in content.pairs.range(from.to_vec()..) {
             if to.is_some_and(|to| key.as_slice() >= to) || !visit(key, value) {
                 break;
@@ -86,7 +103,7 @@ impl Table for MemoryTable {
 
     fn snapshot(&self) -> Box<dyn Table> {
         let content = self.content();
-        let copy = Content { pairs: content.pairs.clone(), mark: content.mark };
+        let copy = Content { pairs: content.pairs.clone(), ..*content };
         Box::new(Self(Arc::new(Mutex::new(copy))))
     }
 }

@@ -29,6 +29,7 @@ pub mod record;
 pub use record::{Body, Entry, Record};
 
 use quorate_base::ids::NodeId;
+use quorate_base::rare::Reached;
 use quorate_base::{Index, Millis, Term};
 
 /// The agreed order of one shard's entries, seen from one replica.
@@ -141,6 +142,9 @@ pub trait Log: Send {
 
     /// Messages of peers dropped so far because they made no sense.
     fn rejected_messages(&self) -> u64;
+
+    /// The rare paths that this log came by.
+    fn reached(&self) -> &Reached;
 
     /// Appends to `out` what there is to do since the last call.
     fn take(&mut self, out: &mut Outputs);

@@ -54,6 +54,7 @@ use lost::{Loss, Patient};
 use members::Conf;
 use quorate_base::ids::NodeId;
 use quorate_base::mutation::{Mutation, active};
+use quorate_base::rare::{RarePath, Reached};
 use quorate_base::{Index, Millis, Prng, ShardId, Term};
 use raft::eraftpb::{Message, MessageType};
 use raft::{Config, StateRole, Storage};
@@ -150,6 +151,7 @@ pub struct RaftLog {
     own_now: Vec<(NodeId, Vec<u8>)>,
     own_durable: Vec<(NodeId, Vec<u8>)>,
     rejected: u64,
+    reached: Reached,
 }
 
 /// One write under way to the journal.
@@ -245,6 +247,7 @@ impl RaftLog {
             own_now: Vec::new(),
             own_durable: Vec::new(),
             rejected: 0,
+            reached: Reached::default(),
             raft,
         };
         log.redraw();
@@ -259,6 +262,11 @@ impl RaftLog {
             log.raft.election_elapsed = ELECTION_TICKS as usize;
         }
         Ok(log)
+    }
+
+    /// Spends other than [`RETAINED_BYTES_MAX`] on entries for a follower that is behind.
+    pub fn retain(&mut self, bytes_max: usize) {
+        self.retained_bytes_max = bytes_max;
     }
 }
 
@@ -289,6 +297,9 @@ impl Log for RaftLog {
                 self.reads.want_round();
             }
         } else {
+            if self.leading.is_some() {
+                self.reached.mark(RarePath::LeaseRefused);
+            }
             self.reads.push(id);
         }
     }
@@ -438,8 +449,11 @@ impl Log for RaftLog {
 
     fn campaign(&mut self) {
         let bound = !self.alone && self.promise.holds(self.clock.unwrap_or(0));
-        if bound || self.loss.is_some() || !self.raft.promotable() {
+        if self.loss.is_some() || !self.raft.promotable() {
             return;
+        }
+        if bound {
+            return self.reached.mark(RarePath::CampaignPromised);
         }
         self.be_busy();
         let mut message = Message::default();
@@ -487,6 +501,10 @@ impl Log for RaftLog {
 
     fn rejected_messages(&self) -> u64 {
         self.rejected
+    }
+
+    fn reached(&self) -> &Reached {
+        &self.reached
     }
 
     fn take(&mut self, out: &mut Outputs) {

@@ -30,10 +30,12 @@ use crate::event::{Effect, Frame};
 use crate::job::Origin;
 use crate::peer::message::{PeerMessage, Refusal};
 use crate::peer::{self, Address};
+use crate::shard::Shard;
 use crate::worker::{InFlight, Worker, record_bytes};
 use gateway::Gateway;
 use quorate_base::ids::NodeId;
 use quorate_base::mutation::{self, Mutation};
+use quorate_base::rare::{RarePath, Reached};
 use quorate_base::{Index, Millis, ShardId};
 use quorate_data::Keyspace;
 use quorate_data::effects::ReplayError;
@@ -119,7 +121,7 @@ pub(crate) struct Peers {
     pub(crate) gray: gray::Gray,
     /// The shard whose table could not be read by the command that executes.
     pub(crate) damaged: Option<ShardId>,
-    marks: BTreeMap<&'static str, u64>,
+    reached: Reached,
 }
 
 /// The way to another node.
@@ -154,8 +156,8 @@ impl Peers {
     }
 
     /// Counts that the code came by a place that it seldom comes by.
-    pub(crate) fn mark(&mut self, name: &'static str) {
-        *self.marks.entry(name).or_default() += 1;
+    pub(crate) fn mark(&mut self, path: RarePath) {
+        self.reached.mark(path);
     }
 }
 
@@ -175,6 +177,29 @@ impl Replica {
             sending: BTreeMap::new(),
             stop_at: 0,
         }
+    }
+
+    /// The replica of a shard whose node starts: replays what the log hands out on top of what the
+    /// table holds.
+    pub(crate) fn start(
+        shard: &mut Shard,
+        keyspace: &mut Keyspace,
+        outputs: &mut Outputs,
+    ) -> Result<Self, ReplayError> {
+        if shard.log.is_lost() && keyspace.durable().applied == 0 {
+            // It may hold a part of a snapshot.
+            keyspace.distrust_table();
+        } else if !mutation::active(Mutation::ApplyTwice) {
+            keyspace.load_requests()?;
+        }
+        shard.replay(keyspace, outputs)?;
+        Ok(Self::new(shard.log.commit()))
+    }
+
+    /// The replica of a shard whose node starts and cannot read its table, which contains the log
+    /// up to `durable`. It waits for a leader's state.
+    pub(crate) fn without_table(durable: Index) -> Self {
+        Self { phase: Phase::Damaged { told: false, ask_at: 0 }, ..Self::new(durable) }
     }
 }
 
@@ -200,9 +225,11 @@ pub struct ReplicaView {
 }
 
 impl Worker {
-    /// How often the code came by the places that it seldom comes by, by name.
-    pub fn marks(&self) -> &BTreeMap<&'static str, u64> {
-        &self.peers.marks
+    /// The rare paths that this worker and the logs of its shards came by.
+    pub fn reached(&self) -> Reached {
+        let mut all = self.peers.reached.clone();
+        self.shards.iter().flatten().for_each(|slot| all.add(slot.log.reached()));
+        all
     }
 
     /// How this worker's replicas stand; empty for a node that stands alone.
@@ -424,7 +451,6 @@ impl Worker {
             for shard in stirred {
                 self.ask_for_reads(shard, end);
                 self.drain(shard);
-                self.flush_if_due(shard);
                 self.set_deadline(shard);
             }
             self.run_jobs();
@@ -513,6 +539,8 @@ impl Worker {
         self.release_flush(shard);
         self.look_at_leader(shard);
         self.tend_damage(shard);
+        // Also of a replica that only follows.
+        self.flush_if_due(shard);
         self.set_deadline(shard);
     }
 
@@ -536,7 +564,7 @@ impl Worker {
             again = true;
         }
         if let Some(leadership) = out.gained_leadership {
-            self.peers.mark("leadership gained");
+            self.peers.mark(RarePath::LeadershipGained);
             self.replica(shard).opening = Some(leadership.start);
         }
         for entry in out.committed.drain(..) {
@@ -619,7 +647,7 @@ impl Worker {
     /// This replica does not lead any more. What it proposed up to the commit index was agreed on;
     /// the fate of the rest is unknown.
     fn lose_leadership(&mut self, shard: ShardId) {
-        self.peers.mark("leadership lost");
+        self.peers.mark(RarePath::LeadershipLost);
         let commit = self.commits[shard as usize];
         let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
         let mut ahead = false;
@@ -639,7 +667,7 @@ impl Worker {
             replica.memory = replica.memory.min(commit);
         }
         if ahead || replica.memory > commit {
-            self.peers.mark("memory rebuilt after losing leadership");
+            self.peers.mark(RarePath::Rebuilt);
             self.rebuild(shard);
         } else {
             replica.told = replica.memory;
@@ -650,7 +678,10 @@ impl Worker {
 
     /// Ends everything that gateways asked of this replica: they ask again, elsewhere.
     pub(crate) fn stop_serving(&mut self, shard: ShardId) {
-        self.jobs_asked(shard, |_| true).into_iter().for_each(|job| self.cancel(job));
+        for job in self.jobs_asked(shard, |_| true) {
+            self.peers.mark(RarePath::WaitersSent);
+            self.cancel(job);
+        }
         let rounds = std::mem::take(&mut self.replica(shard).rounds);
         for (node, (link, least)) in rounds {
             if self.peers.link(node) == Some(link) {
@@ -669,7 +700,7 @@ impl Worker {
         self.replica(shard).phase = Phase::Rebuilding;
         self.drop_cut(shard);
         if self.db.shard(shard).is_flushing() {
-            return;
+            return self.peers.mark(RarePath::RebuildWaited);
         }
         let keyspace = self.db.remove(shard).expect("log and data stay together");
         let table = keyspace.into_table();

@@ -53,20 +53,9 @@ impl std::fmt::Debug for Shard {
 }
 
 impl Shard {
-    /// A shard whose log was restored; replays into `keyspace` what the log hands out.
-    pub(crate) fn open(
-        id: ShardId,
-        mut log: Box<dyn Log>,
-        durability: Durability,
-        keyspace: &mut Keyspace,
-        outputs: &mut Outputs,
-    ) -> Result<Self, ReplayError> {
-        log.take(outputs);
-        for entry in outputs.committed.drain(..) {
-            keyspace.replay(entry.index, &entry.payload)?;
-        }
-        log.applied(outputs.commit);
-        Ok(Self {
+    /// A shard whose log was restored and not replayed yet.
+    pub(crate) fn new(id: ShardId, log: Box<dyn Log>, durability: Durability) -> Self {
+        Self {
             id,
             log,
             durability,
@@ -79,7 +68,20 @@ impl Shard {
             evict: false,
             replica: None,
             uses: 0,
-        })
+        }
+    }
+
+    /// Replays into `keyspace` what the log hands out when it starts.
+    pub(crate) fn replay(
+        &mut self,
+        keyspace: &mut Keyspace,
+        outputs: &mut Outputs,
+    ) -> Result<(), ReplayError> {
+        for entry in outputs.committed.drain(..) {
+            keyspace.replay(entry.index, &entry.payload)?;
+        }
+        self.log.applied(outputs.commit);
+        Ok(())
     }
 
     /// Nothing of it is on its way to the journal, so it may travel.

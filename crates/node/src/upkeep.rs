@@ -5,6 +5,7 @@ use crate::event::Effect;
 use crate::message::home;
 use crate::worker::Worker;
 use quorate_base::limits::COMMAND_BYTES_MAX;
+use quorate_base::rare::RarePath;
 use quorate_base::{Millis, ShardId};
 use quorate_data::table::Mark;
 use std::collections::{BTreeSet, VecDeque};
@@ -252,7 +253,7 @@ impl Worker {
 
     pub(crate) fn on_shutdown(&mut self) {
         if self.in_cluster() {
-            self.hand_over("leadership handed over before a stop");
+            self.hand_over(RarePath::StopHandedOver);
             for slot in self.shards.iter_mut().flatten() {
                 let commit = slot.log.commit();
                 if let Some(replica) = &mut slot.replica {

@@ -18,7 +18,7 @@ use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::ids::NodeId;
 use quorate_base::limits::{ARGS_MAX, COMMAND_BYTES_MAX};
-use quorate_base::mutation::{self, Mutation};
+use quorate_base::rare::RarePath;
 use quorate_base::{Index, Millis, Prng, ShardId};
 use quorate_data::command::{Block, flag};
 use quorate_data::db::WARM_MAX;
@@ -141,7 +141,9 @@ pub struct ShardStart {
 
 impl Worker {
     /// Worker `id` of the node that `config` describes, with the shards at home with it; replays
-    /// what their logs say after what their tables contain.
+    /// what their logs say after what their tables contain. A table that cannot be read is an
+    /// error, unless other nodes have what it should hold: then the replica starts without it, as
+    /// [`Worker::replicas`] tells, and gets its state from them.
     pub fn new(
         id: WorkerId,
         config: Arc<Config>,
@@ -153,26 +155,27 @@ impl Worker {
         let mut shards: Vec<Option<Box<Shard>>> = (0..count).map(|_| None).collect();
         let mut outputs = Outputs::default();
         let mut worker_records = Vec::new();
+        let mut peers = Peers::new(config.cluster.as_ref());
         for mut start in starts {
             let shard = start.keyspace.shard();
             assert!(home(shard, config.workers) == id, "shard {shard} is not at home here");
             outputs.clear();
-            let replicated = config.cluster.is_some();
-            if replicated {
-                let empty = start.keyspace.durable().applied == 0;
-                if start.log.is_lost() && empty {
-                    // It may hold a part of a snapshot.
-                    start.keyspace.distrust_table();
-                } else if !mutation::active(Mutation::ApplyTwice) {
-                    start.keyspace.load_requests().map_err(ReplayError::from)?;
-                }
-            }
-            let mut opened =
-                Shard::open(shard, start.log, start.durability, &mut start.keyspace, &mut outputs)?;
-            if replicated {
-                opened.replica = Some(Box::new(Replica::new(opened.log.commit())));
-            }
+            let mut opened = Shard::new(shard, start.log, start.durability);
+            opened.log.take(&mut outputs);
             worker_records.push((shard, std::mem::take(&mut outputs.persist), outputs.seq));
+            if let Some(cluster) = &config.cluster {
+                let replica = Replica::start(&mut opened, &mut start.keyspace, &mut outputs);
+                let replica = match replica {
+                    Err(ReplayError::Table(_)) if cluster.nodes.len() > 1 => {
+                        peers.mark(RarePath::TableDamagedAtStart);
+                        Replica::without_table(start.keyspace.durable().applied)
+                    }
+                    replica => replica?,
+                };
+                opened.replica = Some(Box::new(replica));
+            } else {
+                opened.replay(&mut start.keyspace, &mut outputs)?;
+            }
             db.insert(start.keyspace);
             shards[shard as usize] = Some(Box::new(opened));
         }
@@ -216,7 +219,7 @@ impl Worker {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             upkeep: crate::upkeep::Upkeep::default(),
-            peers: Peers::new(config.cluster.as_ref()),
+            peers,
             config,
         };
         for (shard, records, seq) in worker_records {

@@ -344,6 +344,7 @@ impl Node {
                     // Whoever waits for this one ends the process.
                     Err(error) => return ready.send(Err(error)).unwrap_or_default(),
                 };
+                damage::tell_unreadable(&worker);
                 // Nobody waits any more only if the process is ending.
                 let _ = ready.send(Ok(worker.keys()));
                 drop(ready);

@@ -1,6 +1,7 @@
 //! `quorate sim`: simulated clusters of the real node, with faults, until one breaks a promise.
 
 use crate::cli::SimArgs;
+use quorate_base::rare::{RarePath, Reached};
 use quorate_sim::{Kind, Options, Outcome, SECOND, Stats, load, page, run_seed};
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -152,9 +153,25 @@ fn report(stats: &Stats, seeds: u64, started: Instant) {
     );
     println!("\n  faults");
     stats.faults.iter().for_each(|(name, count)| println!("    {count:>8}  {name}"));
-    println!("\n  rare paths reached");
-    stats.marks.iter().for_each(|(name, count)| println!("    {count:>8}  {name}"));
+    report_rare_paths(&stats.reached);
     println!();
+}
+
+/// The rare paths of the nodes' code: how often each was reached, and which never.
+fn report_rare_paths(reached: &Reached) {
+    let missing: Vec<_> = reached.missing().collect();
+    let (all, never) = (RarePath::ALL.len(), missing.len());
+    println!("\n  rare paths: {} of {all} reached", all - never);
+    for path in RarePath::ALL.iter().filter(|path| reached.count(**path) > 0) {
+        println!(
+            "    {}  {}",
+            coloured("32", &format!("{:>8}", reached.count(*path))),
+            path.name()
+        );
+    }
+    for path in missing {
+        println!("    {}  {}", coloured("33", "   never"), path.name());
+    }
 }
 
 fn failed(args: &SimArgs, outcome: &Outcome) -> ExitCode {
@@ -182,9 +199,14 @@ fn failed(args: &SimArgs, outcome: &Outcome) -> ExitCode {
 
 /// Prints a line in colour where there are colours.
 fn say(colour: &str, text: &str) {
+    println!("{}", coloured(colour, text));
+}
+
+/// `text` in colour where there are colours.
+fn coloured(colour: &str, text: &str) -> String {
     if std::io::stdout().is_terminal() {
-        println!("\x1b[{colour}m{text}\x1b[0m");
+        format!("\x1b[{colour}m{text}\x1b[0m")
     } else {
-        println!("{text}");
+        text.to_owned()
     }
 }

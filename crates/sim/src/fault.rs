@@ -353,7 +353,8 @@ fn draw(prng: &mut Prng, kind: Kind, shape: &Shape) -> Fault {
         Kind::Partition => draw_partition(prng, shape, for_us),
         Kind::Network => draw_network(prng, shape, for_us),
         Kind::Clock if prng.below(2) == 0 => {
-            let by_us = magnitude(prng, MILLISECOND, 100 * SECOND) as i64;
+            // Up to more than sessions of requests may be idle.
+            let by_us = magnitude(prng, MILLISECOND, 1_000 * SECOND) as i64;
             Fault::ClockJump { node, by_us: if prng.below(2) == 0 { by_us } else { -by_us } }
         }
         Kind::Clock => {

@@ -231,17 +231,10 @@ impl Machine {
         let mut slots = Vec::new();
         for (id, starts) in (0..shape.workers).zip(starts) {
             let worker = Worker::new(id, Arc::clone(&config), starts, self.prng.next_u64());
-            let worker = match worker {
-                Ok(worker) => worker,
-                Err(error) if tables.iter().any(SimTable::is_damaged) => {
-                    found.push(format!("worker {id} reads a damaged table: {error}"));
-                    self.tables = tables.iter().map(SimTable::durable).collect();
-                    self.disk = journal.into_disk();
-                    self.notices_damage = true;
-                    return self.start(now, shape, found);
-                }
-                Err(error) => return Err(format!("worker {id} cannot replay: {error}")),
-            };
+            let worker = worker.map_err(|error| format!("worker {id} cannot replay: {error}"))?;
+            for replica in worker.replicas().iter().filter(|replica| !replica.serving) {
+                found.push(format!("the table of shard {} cannot be read", replica.shard));
+            }
             slots.push(Slot {
                 worker,
                 inbox: VecDeque::new(),
@@ -301,8 +294,11 @@ impl Machine {
         restored: Restored,
         shape: &Shape,
     ) -> Result<RaftLog, String> {
-        RaftLog::new(shard, self.id(), &shape.ids(), restored, self.prng.next_u64())
-            .map_err(|error| format!("shard {shard} cannot be recovered: {error}"))
+        let seed = self.prng.next_u64();
+        let mut log = RaftLog::new(shard, self.id(), &shape.ids(), restored, seed)
+            .map_err(|error| format!("shard {shard} cannot be recovered: {error}"))?;
+        log.retain(shape.knobs.retained_bytes);
+        Ok(log)
     }
 
     fn open_shard(

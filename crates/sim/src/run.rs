@@ -7,6 +7,7 @@ use crate::queue::{Micros, SECOND};
 use crate::shape::Shape;
 use crate::trace::{Story, Trace};
 use crate::world::World;
+use quorate_base::rare::Reached;
 use quorate_node::WorkerId;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -71,8 +72,8 @@ pub struct Stats {
     pub packets_damaged: u64,
     /// Faults by name.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Rare paths by name, and how often each was reached.
-    pub marks: BTreeMap<&'static str, u64>,
+    /// The rare paths that the nodes came by.
+    pub reached: Reached,
     /// How the workload's operations ended.
     pub tally: Tally,
 }
@@ -88,11 +89,10 @@ impl Stats {
         self.packets += other.packets;
         self.packets_lost += other.packets_lost;
         self.packets_damaged += other.packets_damaged;
-        for (mine, others) in [(&mut self.faults, &other.faults), (&mut self.marks, &other.marks)] {
-            for (name, count) in others {
-                *mine.entry(name).or_default() += count;
-            }
+        for (name, count) in &other.faults {
+            *self.faults.entry(name).or_default() += count;
         }
+        self.reached.add(&other.reached);
         self.tally.acknowledged += other.tally.acknowledged;
         self.tally.refused += other.tally.refused;
         self.tally.unknown += other.tally.unknown;
@@ -175,7 +175,7 @@ fn run_once(seed: u64, shape: &Shape, faults: Vec<Planned>, options: &Options, s
             packets_lost: world.net.lost,
             packets_damaged: world.net.damaged,
             faults: std::mem::take(&mut world.happened),
-            marks: std::mem::take(&mut world.marks),
+            reached: std::mem::take(&mut world.reached),
             tally: world.tally,
         },
         violation: world.violation.take(),

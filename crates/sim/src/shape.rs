@@ -6,6 +6,7 @@ use crate::{Kind, Options};
 use quorate_base::Prng;
 use quorate_base::ids::NodeId;
 use quorate_data::place::{SpaceMap, SpaceShards};
+use quorate_log::raft::RETAINED_BYTES_MAX;
 use quorate_node::config::{About, Cluster, Space};
 use quorate_node::{Config, Durability, WorkerId};
 
@@ -62,6 +63,8 @@ pub(crate) struct Knobs {
     pub(crate) think_us: Micros,
     /// A worker's turn goes by what the clock showed when it was due, not when it began.
     pub(crate) stale_turns: bool,
+    /// What a log spends on entries for a follower that is behind.
+    pub(crate) retained_bytes: usize,
 }
 
 impl Shape {
@@ -87,7 +90,7 @@ impl Shape {
             regions,
             latency_us: draw_latency(&mut prng, regions_count),
             clients: options.clients.unwrap_or(between(&mut prng, 2, 8) as usize).max(1),
-            knobs: draw_knobs(&mut prng, &kinds),
+            knobs: draw_knobs(&mut prng, &mut part(seed, 6), &kinds),
             kinds,
         }
     }
@@ -156,7 +159,7 @@ fn draw_latency(prng: &mut Prng, regions: usize) -> Vec<Vec<Micros>> {
     latency
 }
 
-fn draw_knobs(prng: &mut Prng, kinds: &[Kind]) -> Knobs {
+fn draw_knobs(prng: &mut Prng, log_prng: &mut Prng, kinds: &[Kind]) -> Knobs {
     let segment_bytes = one(prng, &[64, 128, 256, 1024]) << 10;
     Knobs {
         flush_bytes: magnitude(prng, 64, 64 << 10) as usize,
@@ -174,5 +177,6 @@ fn draw_knobs(prng: &mut Prng, kinds: &[Kind]) -> Knobs {
         think_us: magnitude(prng, MILLISECOND, 40 * MILLISECOND),
         stale_turns: kinds.iter().any(|kind| matches!(kind, Kind::Loop | Kind::Pause))
             && ppm(prng, 300_000),
+        retained_bytes: magnitude(log_prng, 1 << 10, RETAINED_BYTES_MAX as u64) as usize,
     }
 }

@@ -1,6 +1,8 @@
 //! Whole runs.
 
 use crate::{Kind, Options, Outcome, SECOND, Stats, run_seed};
+use quorate_base::rare::{RarePath, Reached};
+use std::path::Path;
 
 /// A run of this seed, twice; they must be the same.
 fn twice(seed: u64, options: &Options) -> Outcome {
@@ -66,7 +68,7 @@ fn clusters_keep_their_promises() {
     for name in ["partition", "power loss", "clock drift", "disk stall"] {
         assert!(stats.faults.contains_key(name), "no {name}: {stats:?}");
     }
-    assert!(stats.marks.contains_key("leadership lost"), "{stats:?}");
+    assert!(stats.reached.count(RarePath::LeadershipLost) > 0, "{stats:?}");
 }
 
 /// Seeds that found bugs, with the time of faults that they found them in.
@@ -81,5 +83,75 @@ fn seeds_that_found_bugs_stay_sound() {
         for seed in seeds {
             assert_sound(&run_seed(*seed, &options));
         }
+    }
+    let five = Options { nodes: Some(5), faults_us: 15 * SECOND, ..Options::default() };
+    assert_sound(&run_seed(40090, &five));
+}
+
+/// Rare paths for which the test does not wait, and why.
+const UNAWAITED: &[(RarePath, &str)] = &[
+    (RarePath::StaleRejection, "links keep the order of messages, and a broken one drops them"),
+    (RarePath::RequestVoid, "a link breaks long before a request on it is given up"),
+    (RarePath::SnapshotStalled, "a transfer must stand still for ten seconds on an open link"),
+    (RarePath::SnapshotReplaced, "leaders must change twice while a snapshot is written: hunts do"),
+    (RarePath::HandOverRefused, "leaders avoid peers that they know to be lost"),
+    (RarePath::WaitersSent, "seldom: hunts do with the load of queues"),
+    (RarePath::SessionDropped, "clocks must jump by ten minutes in all, before a leader"),
+    (RarePath::OutcomeExecuted, "an executed write is nearly always answered in time"),
+];
+
+/// Runs few seeds of several worlds until all rare paths were reached.
+#[test]
+#[ignore = "takes some minutes"]
+fn rare_paths_are_reached() {
+    const ROUNDS_MAX: u64 = 40;
+    let world = |load, kinds: &[Kind]| Options {
+        nodes: Some(3),
+        load,
+        kinds: kinds.to_vec(),
+        all_kinds: load.is_some(),
+        faults_us: 12 * SECOND,
+        ..Options::default()
+    };
+    let worlds = [
+        world(None, &Kind::ALL),
+        world(Some("outcomes"), &[Kind::Crash, Kind::Pause, Kind::Partition]),
+        world(Some("queues"), &[Kind::Crash, Kind::Disk, Kind::Partition, Kind::Rot]),
+        world(Some("registers"), &[Kind::Clock, Kind::Crash, Kind::Partition]),
+        world(Some("counters"), &[Kind::Loop, Kind::Rot, Kind::Network]),
+    ];
+    let mut reached = Reached::default();
+    let mut round = 0;
+    let is_wanted = |path: &RarePath| UNAWAITED.iter().all(|(unawaited, _)| unawaited != path);
+    while reached.missing().any(|path| is_wanted(&path)) {
+        let missing: Vec<_> = reached.missing().filter(is_wanted).map(RarePath::name).collect();
+        assert!(round < ROUNDS_MAX, "not reached: {missing:?}");
+        for options in &worlds {
+            let outcome = run_seed(70_000 + round, options);
+            assert_sound(&outcome);
+            reached.add(&outcome.stats.reached);
+        }
+        round += 1;
+    }
+}
+
+/// `docs/simulation.md` lists all rare paths. To write the list anew:
+/// `QUORATE_BLESS=1 cargo test -p quorate-sim documented`.
+#[test]
+fn rare_paths_are_documented() {
+    const BEGIN: &str = "<!-- rare paths:begin -->\n";
+    const END: &str = "<!-- rare paths:end -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/simulation.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).expect("the page has a list of rare paths");
+    let (found, after) = rest.split_once(END).expect("the list ends");
+    let mut list = String::from("| path | what happened |\n|---|---|\n");
+    for path in RarePath::ALL {
+        list += &format!("| {} | {} |\n", path.name(), path.about().trim_end_matches('.'));
+    }
+    if std::env::var_os("QUORATE_BLESS").is_some() {
+        std::fs::write(&path, format!("{before}{BEGIN}{list}{END}{after}")).unwrap();
+    } else {
+        assert_eq!(found, list, "write it anew with QUORATE_BLESS=1");
     }
 }

@@ -27,6 +27,7 @@ use crate::queue::{MILLISECOND, Micros, Queue};
 use crate::shape::Shape;
 use crate::store;
 use crate::trace::{Told, Trace};
+use quorate_base::rare::Reached;
 use quorate_node::{ConnId, WorkerId};
 use std::collections::BTreeMap;
 
@@ -130,7 +131,7 @@ pub(crate) struct World {
     pub(crate) faults: Vec<Planned>,
     /// Faults that happened, by name.
     pub(crate) happened: BTreeMap<&'static str, u64>,
-    pub(crate) marks: BTreeMap<&'static str, u64>,
+    pub(crate) reached: Reached,
     pub(crate) tally: crate::load::Tally,
     /// No fault begins any more.
     pub(crate) healed: bool,
@@ -161,7 +162,7 @@ impl World {
             faults,
             happened: BTreeMap::new(),
             tally: crate::load::Tally::default(),
-            marks: BTreeMap::new(),
+            reached: Reached::default(),
             healed: false,
             violation: None,
             arrivals: Vec::new(),
@@ -284,7 +285,7 @@ impl World {
 
     /// A process ends; it starts again after so long.
     pub(crate) fn stop(&mut self, node: usize, end: End, down_us: Micros) {
-        self.collect_marks(node);
+        self.collect_reached(node);
         let Some(process) = &self.machines[node].process else { return };
         let conns: Vec<_> = process.conns.iter().map(|(conn, at)| (*conn, at.0)).collect();
         self.machines[node].stop(end);

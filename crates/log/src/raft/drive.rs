@@ -4,6 +4,7 @@ use super::wire::{Incoming, Own};
 use super::{ELECTION_TICKS, ELECTION_TICKS_MAX, RaftLog, TICK_MS};
 use crate::{Leadership, Log};
 use quorate_base::ids::NodeId;
+use quorate_base::rare::RarePath;
 use quorate_base::{Index, Millis, Term};
 use raft::eraftpb::{Message, MessageType};
 use raft::{CAMPAIGN_TRANSFER, StateRole};
@@ -74,14 +75,19 @@ impl RaftLog {
         // Whoever slept through more than an election has nothing to gain from more ticks.
         for _ in 0..ticks.min(ELECTION_TICKS_MAX) {
             self.hold_back();
+            let led = self.raft.state == StateRole::Leader;
             if self.raft.tick() {
                 if self.raft.state != StateRole::Leader {
                     self.redraw();
+                    if led {
+                        self.reached.mark(RarePath::QuorumLost);
+                    }
                 }
                 self.settle();
             }
         }
         if self.reads.retry_at().is_some_and(|retry| retry <= now) {
+            self.reached.mark(RarePath::ReadRepeated);
             self.reads.retry();
         }
     }
@@ -136,6 +142,7 @@ impl RaftLog {
         if beyond || (heartbeat && self.loss.is_some()) {
             // Meant for a life that held more, or other entries.
             message.commit = 0;
+            self.reached.mark_if(beyond, RarePath::HeartbeatBeyond);
         }
         if self.is_stale_rejection(&message)
             || self.is_of_another_life(&message)
@@ -144,6 +151,8 @@ impl RaftLog {
         {
             return;
         }
+        let told_to_campaign = message.get_msg_type() == MessageType::MsgTimeoutNow;
+        self.reached.mark_if(told_to_campaign, RarePath::HandOverTaken);
         let (from, first) = (message.from, message.index + 1);
         self.floor = self.floor.max(floor);
         let _ = self.raft.step(message);
@@ -160,12 +169,14 @@ impl RaftLog {
     /// Whether a follower refused, before it caught up, a position that it holds by now. The engine
     /// would go back for it to entries that have left memory. (A follower that lost what it
     /// acknowledged says so first, see `lost`.)
-    fn is_stale_rejection(&self, message: &Message) -> bool {
-        message.reject
+    fn is_stale_rejection(&mut self, message: &Message) -> bool {
+        let stale = message.reject
             && message.get_msg_type() == MessageType::MsgAppendResponse
             && message.term == self.raft.term
             && self.leading.is_some()
-            && self.raft.prs().get(message.from).is_some_and(|peer| message.index <= peer.matched)
+            && self.raft.prs().get(message.from).is_some_and(|peer| message.index <= peer.matched);
+        self.reached.mark_if(stale, RarePath::StaleRejection);
+        stale
     }
 
     /// Notes that a leader is heard; `false` for a request that the promise to it forbids.
@@ -178,7 +189,9 @@ impl RaftLog {
                 true
             }
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                *message.context == *CAMPAIGN_TRANSFER || !self.promise.holds(now)
+                let free = *message.context == *CAMPAIGN_TRANSFER || !self.promise.holds(now);
+                self.reached.mark_if(!free, RarePath::VotePromised);
+                free
             }
             _ => true,
         }
@@ -196,6 +209,7 @@ impl RaftLog {
             }
             if index <= store.last() {
                 store.truncate_from(index);
+                self.reached.mark(RarePath::LogTruncated);
             }
             assert_eq!(index, store.last() + 1, "the log of shard {} has a gap", self.shard);
             store.push(term, payload);

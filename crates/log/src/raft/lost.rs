@@ -66,6 +66,7 @@ use super::restore::State;
 use super::wire::{Own, encode_own};
 use crate::Log;
 use quorate_base::ids::NodeId;
+use quorate_base::rare::RarePath;
 use quorate_base::{Index, Term};
 use raft::eraftpb::{Message, MessageType};
 use raft::{StateRole, Storage as _};
@@ -109,12 +110,14 @@ impl RaftLog {
         if forgot_votes {
             // There may have been lives after the one remembered.
             self.life = 0;
+            self.reached.mark(RarePath::VotesForgotten);
         }
         self.lose();
     }
 
     /// What was acknowledged before is gone, or about to go.
     pub(super) fn lose(&mut self) {
+        self.reached.mark(RarePath::ReplicaLost);
         let end = (self.raft.raft_log.last_term(), self.last_index());
         let loss = self.loss.get_or_insert(Loss {
             forgot_votes: false,
@@ -140,13 +143,18 @@ impl RaftLog {
 
     /// Whether the engine must not see this message, because it asks for what only replicas with
     /// all their memory may do.
-    pub(super) fn must_not_answer(&self, message: &Message) -> bool {
+    pub(super) fn must_not_answer(&mut self, message: &Message) -> bool {
         let Some(loss) = &self.loss else { return false };
         match message.get_msg_type() {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                loss.forgot_votes || (message.log_term, message.index) < loss.bound
+                let refused = loss.forgot_votes || (message.log_term, message.index) < loss.bound;
+                self.reached.mark_if(refused, RarePath::VoteRefusedLost);
+                refused
             }
-            MessageType::MsgTimeoutNow => true,
+            MessageType::MsgTimeoutNow => {
+                self.reached.mark(RarePath::HandOverRefused);
+                true
+            }
             MessageType::MsgAppend => !loss.knows_members && !message.entries.is_empty(),
             _ => false,
         }
@@ -188,6 +196,7 @@ impl RaftLog {
         let known = loss.barrier.filter(|(of, _)| *of == term);
         loss.barrier = known.or(barrier.map(|barrier| (term, barrier)));
         if !loss.knows_members && agreed >= self.void {
+            self.reached.mark(RarePath::MembersLearned);
             (loss.knows_members, self.state_changed) = (true, true);
         }
         if conf_index > self.conf_index {
@@ -206,6 +215,8 @@ impl RaftLog {
             .barrier
             .is_some_and(|(term, barrier)| term == self.raft.term && self.commit() >= barrier);
         if held || told {
+            let path = if held { RarePath::WholeByItself } else { RarePath::WholeByLeader };
+            self.reached.mark(path);
             if loss.forgot_votes && self.raft.vote == 0 {
                 self.raft.vote = self.raft.leader_id;
             }
@@ -257,8 +268,10 @@ impl RaftLog {
         if log.persisted >= applied && log.store.term(applied) == Ok(term) {
             log.committed = log.committed.max(applied);
             log.applied = log.applied.max(applied);
+            self.reached.mark(RarePath::SnapshotKeptLog);
         } else {
             if log.last_index() > applied {
+                self.reached.mark(RarePath::SnapshotCutLog);
                 self.lose();
             }
             let log = &mut self.raft.raft_log;
@@ -317,6 +330,7 @@ impl RaftLog {
     pub(super) fn append_markers(&mut self) {
         let wanted = |patient: &Patient| patient.wants_marker && patient.marker.is_none();
         if self.patients.values().any(wanted) {
+            self.reached.mark(RarePath::MarkerAppended);
             let index = self.append(Vec::new());
             for patient in self.patients.values_mut().filter(|patient| wanted(patient)) {
                 patient.marker = Some(index);
@@ -347,6 +361,7 @@ impl RaftLog {
         if life == patient.life {
             return false;
         }
+        self.reached.mark(RarePath::OldLifeIgnored);
         if message.term == self.raft.term && comes_after(life, patient.life) {
             let last = if message.reject { message.reject_hint } else { message.index };
             self.begin_life(message.from, life, false, last);

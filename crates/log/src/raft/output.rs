@@ -5,6 +5,7 @@ use super::restore::{State, encode_state};
 use super::{RaftLog, Written, members, wire};
 use crate::{Body, Entry, Log, Outputs, Record};
 use quorate_base::Index;
+use quorate_base::rare::RarePath;
 use raft::StateRole;
 use raft::eraftpb::{Entry as Slip, Message, MessageType};
 use std::sync::Arc;
@@ -34,7 +35,10 @@ impl RaftLog {
             // A write under way whose end is replaced by this one no longer tells anything.
             for written in self.written.iter_mut().rev() {
                 match written.last {
-                    Some((index, _)) if index >= first => written.last = None,
+                    Some((index, _)) if index >= first => {
+                        written.last = None;
+                        self.reached.mark(RarePath::WriteReplaced);
+                    }
                     Some(_) => break,
                     None => {}
                 }
@@ -123,6 +127,8 @@ impl RaftLog {
     pub(super) fn deliver(&mut self, out: &mut Outputs) {
         let commit = self.commit();
         out.commit = commit;
+        let early = self.leading.is_some() && commit < self.raft.raft_log.committed;
+        self.reached.mark_if(early, RarePath::CommitBeforeSync);
         if let Some(ended) = self.ended.take() {
             // The node's state is ahead of what was agreed on: nothing can be replayed on it
             // until the node has seen this. Entries that replaced own proposals, which `commit`
@@ -171,6 +177,7 @@ impl RaftLog {
         while store.first() <= allowed
             && (store.first() <= needed_after || store.bytes() > retained_max)
         {
+            self.reached.mark_if(store.first() > needed_after, RarePath::EntriesLetGo);
             store.pop_first();
         }
     }

@@ -26,6 +26,7 @@ use super::wire::{Own, encode_own};
 use super::{HEARTBEAT_MS, RaftLog, TICK_MS};
 use crate::Log;
 use quorate_base::ids::NodeId;
+use quorate_base::rare::RarePath;
 use quorate_base::{Index, Term};
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
@@ -75,6 +76,7 @@ impl RaftLog {
             self.sleep.gone.push(peer);
         }
         if self.raft.leader_id == peer || self.leading.is_some() {
+            self.reached.mark_if(self.sleep.asleep, RarePath::WokenByLoss);
             self.wake();
         }
     }
@@ -128,6 +130,7 @@ impl RaftLog {
         // Heartbeats that were about to leave.
         self.raft.msgs.clear();
         self.sleep.asleep = true;
+        self.reached.mark(RarePath::FellAsleep);
     }
 
     /// Whether this replica leads and everybody in reach holds and knows everything.
@@ -166,6 +169,8 @@ impl RaftLog {
             self.ask_barrier(leader);
         } else if self.is_idle_at(last) {
             self.sleep.asleep = true;
+        } else {
+            self.reached.mark(RarePath::StayedAwake);
         }
     }
 }

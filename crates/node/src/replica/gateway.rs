@@ -29,6 +29,7 @@ use crate::peer::Address;
 use crate::peer::message::{Body, Cancel, PeerMessage, Refusal, Request as Message};
 use crate::worker::Worker;
 use quorate_base::ids::NodeId;
+use quorate_base::rare::RarePath;
 use quorate_base::{Millis, ShardId};
 use quorate_data::command::flag;
 use quorate_data::requests::RequestId;
@@ -270,7 +271,7 @@ impl Worker {
         }
         if target != gateway.target {
             if gateway.target.is_some() {
-                self.peers.mark("requests sent again to another leader");
+                self.peers.mark(RarePath::RequestsMoved);
             }
             let gateway = &mut self.replica(shard).gateway;
             gateway.rewind();
@@ -295,6 +296,7 @@ impl Worker {
             let gateway = &mut self.replica(shard).gateway;
             gateway.unsent = ticket + 1;
             if gateway.was_overtaken(ticket) {
+                self.peers.mark(RarePath::ReadOvertaken);
                 self.conclude_request(shard, ticket, overtaken());
                 continue;
             }
@@ -376,6 +378,7 @@ impl Worker {
             .map(|(&ticket, _)| ticket)
             .collect();
         for ticket in hopeless {
+            self.peers.mark(RarePath::NoQuorum);
             self.conclude_request(shard, ticket, no_quorum("this node reaches no majority"));
         }
     }
@@ -440,6 +443,7 @@ impl Worker {
             Refusal::NotLeader => {
                 gateway.rewind();
                 gateway.refused_until = Some(retry_at);
+                self.peers.mark(RarePath::RequestRefused);
                 self.pump_requests(shard);
             }
             Refusal::NoSession => self.lose_session(shard, ticket),
@@ -450,7 +454,7 @@ impl Worker {
     /// The shard has dropped the session of this request. If it went out only once it was not
     /// executed, and goes out again with another name; else nobody can tell any more.
     fn lose_session(&mut self, shard: ShardId, ticket: u64) {
-        self.peers.mark("session of requests expired");
+        self.peers.mark(RarePath::SessionDropped);
         let gateway = &mut self.replica(shard).gateway;
         let Some(request) = gateway.requests.get_mut(&ticket) else { return };
         let Some(id) = request.id else { return };
@@ -482,7 +486,7 @@ impl Worker {
             let request = &gateway.requests[&ticket];
             let reply = match request.id {
                 Some(id) if request.sent > 0 => {
-                    self.peers.mark("outcome unknown in time");
+                    self.peers.mark(RarePath::OutcomeUnknown);
                     let gateway = &mut self.replica(shard).gateway;
                     // With its session the shard would forget it as soon as later ones are answered.
                     if gateway.session.as_ref().is_some_and(|s| s.id == id.session) {
@@ -490,7 +494,10 @@ impl Worker {
                     }
                     unknown(shard, id)
                 }
-                _ => no_quorum("no leader of this shard answered in time"),
+                _ => {
+                    self.peers.mark(RarePath::NoLeader);
+                    no_quorum("no leader of this shard answered in time")
+                }
             };
             self.conclude_request(shard, ticket, reply);
         }

@@ -2,6 +2,7 @@
 //! down everything it leads. It notices by itself and hands over what it leads.
 
 use crate::worker::Worker;
+use quorate_base::rare::RarePath;
 use quorate_base::{Millis, ShardId};
 
 /// A frame that waits for the journal this long shows a slow disk.
@@ -63,11 +64,11 @@ impl Worker {
             return;
         }
         gray.next = (now < gray.until).then_some(now + RETRY_MS);
-        self.hand_over("leadership handed over by a slow node");
+        self.hand_over(RarePath::SlowHandedOver);
     }
 
     /// Hands over every shard that this worker leads and somebody else can.
-    pub(crate) fn hand_over(&mut self, why: &'static str) {
+    pub(crate) fn hand_over(&mut self, why: RarePath) {
         for shard in 0..self.shards.len() as ShardId {
             if !self.leads(shard) {
                 continue;

@@ -15,6 +15,7 @@ use crate::worker::{Mode, TRANSACTION_BYTES_MAX, TRANSACTION_TOO_LARGE, TURN_BYT
 use crate::worker::{keys_of, owned};
 use quorate_base::codec::put_varint;
 use quorate_base::ids::NodeId;
+use quorate_base::rare::RarePath;
 use quorate_base::{Index, ShardId};
 use quorate_data::command::{Block, flag};
 use quorate_data::requests::{Fate, Outcome, RequestId};
@@ -66,7 +67,7 @@ impl Worker {
             *entry = (link, round);
         }
         if round < entry.1 {
-            return;
+            return self.peers.mark(RarePath::RoundDropped);
         }
         entry.1 = round;
         let whom = Whom::Peer { node, link, ticket };
@@ -141,12 +142,13 @@ impl Worker {
             Fate::Executed(index, Outcome::Reply(reply)) => (index, reply),
             Fate::Executed(index, Outcome::NotKept) => (index, lost_reply(asked.shard, id)),
             Fate::Executed(_, Outcome::Void) | Fate::Forgotten => {
+                self.peers.mark(RarePath::RequestVoid);
                 let id = gateway::format_id(asked.shard, id);
                 let text = format!("UNKNOWN {id} the command was given up before");
                 (0, gateway::error(&text))
             }
         };
-        self.peers.mark("repeated request answered without executing it again");
+        self.peers.mark(RarePath::RequestRepeated);
         let read = self.read_barrier(asked.shard);
         self.hold_answer(asked, index, read, reply);
         Ok(true)
@@ -308,6 +310,7 @@ impl Worker {
         match keyspace.fate(id) {
             Fate::Executed(index, outcome) => {
                 done.observed = index;
+                self.peers.mark(RarePath::OutcomeExecuted);
                 match outcome {
                     Outcome::Reply(bytes) => {
                         reply.array(2);
@@ -328,6 +331,7 @@ impl Worker {
             Fate::New => {
                 keyspace.void_request(id);
                 done.changed = true;
+                self.peers.mark(RarePath::OutcomeVoid);
                 reply.array(1);
                 reply.bulk(b"NOT-EXECUTED");
             }

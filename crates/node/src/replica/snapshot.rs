@@ -24,6 +24,7 @@ use crate::peer::message::{Chunk, PeerMessage};
 use crate::worker::Worker;
 use quorate_base::ids::NodeId;
 use quorate_base::mutation::{self, Mutation};
+use quorate_base::rare::RarePath;
 use quorate_base::{Index, Millis, ShardId};
 use quorate_data::Keyspace;
 use quorate_data::disk::REQUESTS_KEY;
@@ -81,6 +82,7 @@ impl Worker {
     pub(crate) fn on_want(&mut self, shard: ShardId, peer: NodeId) {
         let slot = self.shards[shard as usize].as_ref().expect("replicas stay at home");
         if slot.log.is_leader() {
+            self.peers.mark(RarePath::StateWanted);
             self.begin_sending(shard, peer);
             // The round of messages that this takes wakes the group.
             self.read_barrier(shard);
@@ -106,8 +108,10 @@ impl Worker {
         let mark = table.mark();
         let (from, ended, moved) = (Vec::new(), false, now);
         let sending = Sending { transfer, table, mark, next: 0, received: 0, from, ended, moved };
-        replica.sending.insert(peer, sending);
-        self.peers.mark("snapshot begun");
+        if replica.sending.insert(peer, sending).is_some() {
+            self.peers.mark(RarePath::SnapshotStalled);
+        }
+        self.peers.mark(RarePath::SnapshotBegun);
         self.send_chunks(shard, peer);
     }
 
@@ -168,7 +172,10 @@ impl Worker {
         let before = std::mem::replace(&mut self.replica(shard).phase, Phase::Rebuilding);
         let (writing, ready) = match before {
             // The chunk of an earlier transfer that is being written comes first; it is dropped.
-            Phase::Installing(install) => (install.writing, install.ready),
+            Phase::Installing(install) => {
+                self.peers.mark(RarePath::SnapshotReplaced);
+                (install.writing, install.ready)
+            }
             _ => (None, false),
         };
         let (transfer, mark) = (chunk.transfer, chunk.mark);
@@ -190,7 +197,7 @@ impl Worker {
         let Phase::Installing(install) = &mut replica.phase else { return };
         if !install.ready {
             if slot.persists > 0 || self.db.shard(shard).is_flushing() {
-                return;
+                return self.peers.mark(RarePath::SnapshotWaited);
             }
             install.ready = true;
         }
@@ -231,7 +238,7 @@ impl Worker {
     }
 
     fn end_install(&mut self, shard: ShardId, mark: Mark) {
-        self.peers.mark("snapshot installed");
+        self.peers.mark(RarePath::SnapshotInstalled);
         let keyspace = self.db.remove(shard).expect("log and data stay together");
         let table = keyspace.into_table();
         let mut keyspace = Box::new(Keyspace::new(shard, self.db.map().seed(), table));
@@ -252,7 +259,7 @@ impl Worker {
     /// The table of this shard is damaged: this replica has lost its state, and waits for a
     /// leader's.
     pub(crate) fn abandon_table(&mut self, shard: ShardId) {
-        self.peers.mark("damaged table given up");
+        self.peers.mark(RarePath::TableGivenUp);
         let slot = self.shards[shard as usize].as_mut().expect("replicas stay at home");
         if std::mem::take(&mut slot.touched) {
             slot.turn = 0;
@@ -288,6 +295,7 @@ impl Worker {
         if leads {
             if let Some(to) = slot.log.successor() {
                 slot.log.transfer(to);
+                self.peers.mark(RarePath::DamageHandedOver);
             }
         } else {
             // Whoever leads may sleep, so that this replica does not know who it is.

@@ -205,6 +205,8 @@ fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_base::rare::RarePath;
+    use quorate_data::table::Table as _;
 
     #[test]
     fn any_node_serves_any_key() {
@@ -359,7 +361,7 @@ mod tests {
     }
 
     fn has_installed(cluster: &Cluster, at: usize) -> bool {
-        cluster.nodes[at].workers[0].marks().contains_key("snapshot installed")
+        cluster.nodes[at].workers[0].reached().count(RarePath::SnapshotInstalled) > 0
     }
 
     #[test]
@@ -414,6 +416,42 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_cannot_be_read_at_a_start_is_repaired_from_the_peers() {
+        let mut cluster = small();
+        cluster.elect();
+        let leader = cluster.leader(0).unwrap();
+        let (victim, client) = ((leader + 1) % 3, cluster.nodes[leader].client());
+        for n in 0..50 {
+            let value = "x".repeat(200);
+            cluster.wait(leader, client, &format!("SET k{n} {value}"), 1000);
+        }
+        cluster.advance(500);
+        let table = cluster.nodes[victim].tables[0].clone();
+        assert!(table.mark().applied > 0, "a follower flushes as well");
+        cluster.crash(victim);
+        table.damage();
+        cluster.restart(victim);
+        let reached =
+            |cluster: &Cluster, path| cluster.nodes[victim].workers[0].reached().count(path);
+        assert_eq!(reached(&cluster, RarePath::TableDamagedAtStart), 1);
+        let view = cluster.nodes[victim].workers[0].replicas().remove(0);
+        assert!(view.lost && !view.serving && !view.leads, "{view:?}");
+        cluster.wait(leader, client, "SET k50 y", 1000);
+        cluster.advance(2_000);
+        assert!(has_installed(&cluster, victim));
+        assert_equal(&mut cluster);
+        // It can lead, and has it all after another start.
+        cluster.crash(leader);
+        let there = cluster.nodes[victim].client();
+        assert_eq!(cluster.wait(victim, there, "DBSIZE", 3000), ":51|");
+        cluster.crash(victim);
+        cluster.restart(victim);
+        assert_eq!(reached(&cluster, RarePath::TableDamagedAtStart), 0);
+        let there = cluster.nodes[victim].client();
+        assert_eq!(cluster.wait(victim, there, "STRLEN k49", 3000), ":200|");
+    }
+
+    #[test]
     fn what_a_deposed_leader_had_executed_is_gone_from_its_memory() {
         let mut cluster = small();
         cluster.elect();
@@ -432,8 +470,7 @@ mod tests {
         cluster.advance(1_000);
         let here = cluster.nodes[leader].client();
         assert_eq!(cluster.wait(leader, here, "GET k", 3000), "$5|after|");
-        let rebuilt = "memory rebuilt after losing leadership";
-        assert!(cluster.nodes[leader].workers[0].marks().contains_key(rebuilt));
+        assert!(cluster.nodes[leader].workers[0].reached().count(RarePath::Rebuilt) > 0);
         assert_equal(&mut cluster);
     }
 

@@ -9,7 +9,9 @@
 //! - **The journal**, which holds the votes of all replicas: another one is written beside it, in
 //!   which all are lost, and takes its place. A journal that is missing is the same, and so is a
 //!   directory that takes the place of one that was lost (`known.rs`).
-//! - **A table**: the journal learns that the replica is lost; then the table goes.
+//! - **A table**: the journal learns that the replica is lost; then the table goes. A table that
+//!   opens and cannot be read when requests or entries need it is the worker's affair, which does
+//!   the same while the node serves (`quorate_node`).
 
 use crate::serve::ServeError;
 use crate::serve::datadir::DataDir;
@@ -17,6 +19,7 @@ use crate::serve::found::{Replica, open_journal};
 use quorate_base::ShardId;
 use quorate_log::raft::Restored;
 use quorate_log::{Body, Log, Outputs, Record};
+use quorate_node::Worker;
 use quorate_storage::journal::{FileDisk, Journal, RecoveredShard, Rot};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -128,6 +131,17 @@ pub(super) fn lose_table(
         aside.display()
     );
     Ok(())
+}
+
+/// Tells of the tables that a worker could not read when it started.
+pub(super) fn tell_unreadable(worker: &Worker) {
+    for replica in worker.replicas().iter().filter(|replica| !replica.serving) {
+        tracing::error!(
+            "the table of shard {} cannot be read: this node lost its part in that shard and gets it \
+             back from the other nodes. Look after the disk",
+            replica.shard
+        );
+    }
 }
 
 /// The shard in whose table `path` is.

@@ -29,11 +29,10 @@ impl World {
         self.run_until(end + LAST_MAX + CALM);
         self.answer_all();
         self.read_last();
-        // Followers get what the leaders have.
-        self.run_until(self.now + SECOND);
+        self.come_to_rest();
         self.stop_all();
         for node in 0..self.shape.nodes {
-            self.collect_marks(node);
+            self.collect_reached(node);
         }
         if self.violation.is_none() {
             self.compare();
@@ -80,6 +79,15 @@ impl World {
             }
             self.run_until(self.now + 50 * MILLISECOND);
         }
+    }
+
+    /// Nothing expires any more, and followers get what the leaders have: nodes do not stop all at
+    /// the same moment, and what the last ones did the first ones would lack.
+    fn come_to_rest(&mut self) {
+        for node in 0..self.shape.nodes {
+            self.deliver_all(node, || Input::Throttled(true));
+        }
+        self.run_until(self.now + SECOND);
     }
 
     /// All nodes are asked to stop, and do.

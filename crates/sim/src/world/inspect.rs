@@ -2,6 +2,7 @@
 
 use super::{What, World};
 use crate::queue::{MILLISECOND, Micros};
+use quorate_base::rare::RarePath;
 
 /// How often.
 const EVERY: Micros = 50 * MILLISECOND;
@@ -19,7 +20,7 @@ impl World {
             sound &= process.store.tables().iter().all(|table| !table.is_damaged());
             if sound && self.machines[node].damaged {
                 self.machines[node].damaged = false;
-                *self.marks.entry("damaged node repaired").or_default() += 1;
+                self.reached.mark(RarePath::NodeRepaired);
             }
             if let Some(broken) = broken {
                 self.violate(broken);
@@ -45,13 +46,9 @@ impl World {
         out
     }
 
-    /// Adds the marks of a process that ends.
-    pub(crate) fn collect_marks(&mut self, node: usize) {
+    /// Adds the rare paths that a process came by which ends.
+    pub(crate) fn collect_reached(&mut self, node: usize) {
         let Some(process) = &self.machines[node].process else { return };
-        for slot in &process.slots {
-            for (name, count) in slot.worker.marks() {
-                *self.marks.entry(name).or_default() += count;
-            }
-        }
+        process.slots.iter().for_each(|slot| self.reached.add(&slot.worker.reached()));
     }
 }

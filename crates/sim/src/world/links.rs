@@ -5,7 +5,8 @@ use crate::machine::Input;
 use crate::net::{End, Packet, Payload};
 use crate::queue::Micros;
 use quorate_base::ids::NodeId;
-use quorate_node::link::{Hello, LINK_VERSION, Link, LinkEvent};
+use quorate_base::rare::RarePath;
+use quorate_node::link::{Hello, LINK_VERSION, Link, LinkError, LinkEvent};
 use quorate_node::peer::split;
 
 /// The id of every simulated cluster.
@@ -128,7 +129,10 @@ impl World {
             Ok(()) => self.look(node, peer),
             Err(error) => {
                 self.trace.add([self.now, node as u64, peer as u64, 21]);
-                *self.marks.entry(broken_by(error)).or_default() += 1;
+                match broken_by(error) {
+                    Some(path) => self.reached.mark(path),
+                    None => self.violate(format!("node {} refuses a link: {error}", node + 1)),
+                }
                 self.end_session(node, peer, true);
             }
         }
@@ -181,7 +185,7 @@ impl World {
         match result {
             Ok(()) => self.plan_look(node, peer),
             Err(_) => {
-                *self.marks.entry("link silent").or_default() += 1;
+                self.reached.mark(RarePath::LinkSilent);
                 self.end_session(node, peer, true);
             }
         }
@@ -200,11 +204,16 @@ impl World {
     }
 }
 
-fn broken_by(error: quorate_node::link::LinkError) -> &'static str {
-    use quorate_node::link::LinkError as E;
+/// What the network did to a link; `None` for what only nodes that do not belong together say.
+fn broken_by(error: LinkError) -> Option<RarePath> {
     match error {
-        E::Checksum { .. } | E::Malformed | E::TooLong { .. } => "link broken by damage",
-        E::Sequence { .. } => "link broken by a gap",
-        _ => "link refused",
+        LinkError::Checksum { .. } | LinkError::Malformed | LinkError::TooLong { .. } => {
+            Some(RarePath::LinkDamaged)
+        }
+        LinkError::Sequence { .. } => Some(RarePath::LinkGap),
+        LinkError::Cluster { .. }
+        | LinkError::Version { .. }
+        | LinkError::Node { .. }
+        | LinkError::Silent { .. } => None,
     }
 }
