@@ -68,12 +68,43 @@ fn clusters_keep_their_promises() {
     for name in ["partition", "power loss", "clock drift", "disk stall"] {
         assert!(stats.faults.contains_key(name), "no {name}: {stats:?}");
     }
-    assert!(stats.reached.count(RarePath::LeadershipLost) > 0, "{stats:?}");
+    let seldom = [
+        "log truncated",
+        "journal write under way replaced",
+        "stale rejection ignored",
+        "hand-over refused while lost",
+        "snapshot shorter than the log",
+        "follower stayed awake",
+        "blocked commands sent elsewhere",
+        "repeated request given up before",
+        "session of requests dropped",
+        "read overtaken",
+        "no leader in time",
+        "outcome unknown in time",
+        "outcome told",
+        "write given up by a question",
+        "snapshot begun anew after a stall",
+        "snapshot replaced by another",
+        "damaged table given up",
+        "damaged leader handed over",
+        "link broken by damage",
+        "link broken by a gap",
+    ];
+    assert_reaches_all_but(&stats.reached, &seldom);
+}
+
+/// What is not reached is not tested: few and quick seeds miss these rare paths, and no others.
+#[track_caller]
+fn assert_reaches_all_but(reached: &Reached, seldom: &[&str]) {
+    let missing = reached.missing().map(RarePath::name);
+    let missing: Vec<_> = missing.filter(|name| !seldom.contains(name)).collect();
+    assert!(missing.is_empty(), "not reached: {missing:?}");
 }
 
 /// Seeds that found bugs, with the time of faults that they found them in.
 #[test]
 fn seeds_that_found_bugs_stay_sound() {
+    let mut reached = Reached::default();
     for (seconds, seeds) in [
         (20, &[7, 9, 16, 35][..]),
         (15, &[1007, 1104, 2000, 2054, 21580]),
@@ -81,58 +112,27 @@ fn seeds_that_found_bugs_stay_sound() {
     ] {
         let options = Options { faults_us: seconds * SECOND, ..Options::default() };
         for seed in seeds {
-            assert_sound(&run_seed(*seed, &options));
+            let outcome = run_seed(*seed, &options);
+            assert_sound(&outcome);
+            reached.add(&outcome.stats.reached);
         }
     }
     let five = Options { nodes: Some(5), faults_us: 15 * SECOND, ..Options::default() };
     assert_sound(&run_seed(40090, &five));
-}
-
-/// Rare paths for which the test does not wait, and why.
-const UNAWAITED: &[(RarePath, &str)] = &[
-    (RarePath::StaleRejection, "links keep the order of messages, and a broken one drops them"),
-    (RarePath::RequestVoid, "a link breaks long before a request on it is given up"),
-    (RarePath::SnapshotStalled, "a transfer must stand still for ten seconds on an open link"),
-    (RarePath::SnapshotReplaced, "leaders must change twice while a snapshot is written: hunts do"),
-    (RarePath::HandOverRefused, "leaders avoid peers that they know to be lost"),
-    (RarePath::WaitersSent, "seldom: hunts do with the load of queues"),
-    (RarePath::SessionDropped, "clocks must jump by ten minutes in all, before a leader"),
-    (RarePath::OutcomeExecuted, "an executed write is nearly always answered in time"),
-];
-
-/// Runs few seeds of several worlds until all rare paths were reached.
-#[test]
-#[ignore = "takes some minutes"]
-fn rare_paths_are_reached() {
-    const ROUNDS_MAX: u64 = 40;
-    let world = |load, kinds: &[Kind]| Options {
-        nodes: Some(3),
-        load,
-        kinds: kinds.to_vec(),
-        all_kinds: load.is_some(),
-        faults_us: 12 * SECOND,
-        ..Options::default()
-    };
-    let worlds = [
-        world(None, &Kind::ALL),
-        world(Some("outcomes"), &[Kind::Crash, Kind::Pause, Kind::Partition]),
-        world(Some("queues"), &[Kind::Crash, Kind::Disk, Kind::Partition, Kind::Rot]),
-        world(Some("registers"), &[Kind::Clock, Kind::Crash, Kind::Partition]),
-        world(Some("counters"), &[Kind::Loop, Kind::Rot, Kind::Network]),
+    let seldom = [
+        "stale rejection ignored",
+        "hand-over refused while lost",
+        "snapshot shorter than the log",
+        "follower stayed awake",
+        "rebuild waited for a flush",
+        "blocked commands sent elsewhere",
+        "repeated request given up before",
+        "session of requests dropped",
+        "no leader in time",
+        "write given up by a question",
+        "snapshot begun anew after a stall",
     ];
-    let mut reached = Reached::default();
-    let mut round = 0;
-    let is_wanted = |path: &RarePath| UNAWAITED.iter().all(|(unawaited, _)| unawaited != path);
-    while reached.missing().any(|path| is_wanted(&path)) {
-        let missing: Vec<_> = reached.missing().filter(is_wanted).map(RarePath::name).collect();
-        assert!(round < ROUNDS_MAX, "not reached: {missing:?}");
-        for options in &worlds {
-            let outcome = run_seed(70_000 + round, options);
-            assert_sound(&outcome);
-            reached.add(&outcome.stats.reached);
-        }
-        round += 1;
-    }
+    assert_reaches_all_but(&reached, &seldom);
 }
 
 /// `docs/simulation.md` lists all rare paths. To write the list anew:
