@@ -309,6 +309,8 @@ impl Planner<'_> {
                 doom.map(|(doom, _)| std::cmp::Reverse(*doom)),
                 !self.sites[*site].alive,
                 !look.sound.contains(site),
+                // A hand-over would only prolong an even number.
+                count.is_multiple_of(2) && Some(*site) != look.leader,
                 std::cmp::Reverse(self.crowding(shard, &others)),
                 Some(*site) != look.leader,
                 self.fullness(*site).to_bits(),

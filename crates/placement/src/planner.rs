@@ -279,7 +279,9 @@ impl<'a> Planner<'a> {
     fn ideal(&self, allowed: &[bool], wanted: usize) -> Crowding {
         let mut by_zone = vec![0; self.zones.len()];
         let mut by_region = vec![0; self.regions.len()];
-        for site in self.sites.iter().filter(|site| site.takes && allowed[site.region]) {
+        // Those without weight are given nothing, and keep what they have.
+        let stays = |site: &&Site| site.alive && !site.draining && allowed[site.region];
+        for site in self.sites.iter().filter(stays) {
             by_zone[site.zone] += 1;
             by_region[site.region] += 1;
         }
@@ -344,7 +346,7 @@ impl<'a> Planner<'a> {
                 add(&mut self.sites[site].holds, &holds, 1.0);
             }
             if !replica.votes() && !replica.caught_up {
-                self.count_copy(shard.bytes, site, leader);
+                self.count_copy(at, site);
             }
         }
         let mut leads_at = leader;
@@ -354,7 +356,7 @@ impl<'a> Planner<'a> {
             {
                 let site = self.site_of(node);
                 add(&mut self.sites[site].holds, &holds, 1.0);
-                self.count_copy(shard.bytes, site, leader);
+                self.count_copy(at, site);
             }
             Some(Action::Transfer { from, to }) => {
                 for node in [from, to] {
@@ -375,14 +377,17 @@ impl<'a> Planner<'a> {
             add(&mut self.sites[site].leads, &leads, 1.0);
         }
         self.busy[at] |= shard.under_way.is_some();
-        self.moving_shards += usize::from(is_moving(shard));
+        self.moving_shards += usize::from(self.is_moving(at));
     }
 
-    fn count_copy(&mut self, bytes: u64, to: usize, from: Option<usize>) {
-        self.moving_bytes = self.moving_bytes.saturating_add(bytes);
-        self.sites[to].copies += 1;
+    /// A copy of a shard to a node: it needs its room, and while there is a leader to send it, it
+    /// counts towards the bounds.
+    fn count_copy(&mut self, shard: usize, to: usize) {
+        let bytes = self.shard(shard).bytes;
         self.sites[to].free = self.sites[to].free.saturating_sub(bytes);
-        if let Some(from) = from {
+        if let Some(from) = self.leader(shard) {
+            self.moving_bytes = self.moving_bytes.saturating_add(bytes);
+            self.sites[to].copies += 1;
             self.sites[from].copies += 1;
         }
     }
@@ -483,9 +488,29 @@ impl<'a> Planner<'a> {
 
     // --- bounds ------------------------------------------------------------------------------------
 
+    /// Whether a shard is being changed, so that it counts towards the bounds. One with voters to
+    /// spare, and an even number of them, is on its way to fewer. Learners that wait for others, or
+    /// for a leader, may do so for long and must not keep other shards from being changed.
+    fn is_moving(&self, at: usize) -> bool {
+        let shard = self.shard(at);
+        if shard.under_way.is_some() || self.leader(at).is_none() {
+            return shard.under_way.is_some();
+        }
+        let (wanted, voters) = (self.realm(at).wanted, shard.voters().count());
+        let learners = shard.replicas.len() - voters;
+        let is_between = voters.is_multiple_of(2) && wanted % 2 == 1;
+        let waits = |replica: &Replica| {
+            replica.votes()
+                || (replica.caught_up && replica.role == Role::Learner { instead_of: None })
+        };
+        let is_parked =
+            voters < wanted && !voters.is_multiple_of(2) && shard.replicas.iter().all(waits);
+        (learners > 0 && !is_parked) || (voters > wanted && is_between)
+    }
+
     /// Whether one more shard may be changed.
     pub(crate) fn admit(&self, shard: usize, urgency: Urgency) -> Result<(), Hindrance> {
-        if is_moving(self.shard(shard)) {
+        if self.is_moving(shard) {
             return Ok(());
         }
         let max = self.moving_shards_max(urgency);
@@ -542,7 +567,7 @@ impl<'a> Planner<'a> {
         let shard = self.shard(at);
         self.busy[at] = true;
         self.troubled[at] = true;
-        self.moving_shards += usize::from(!is_moving(shard));
+        self.moving_shards += usize::from(!self.is_moving(at));
         match action {
             Action::AddReplica { node, instead_of } => {
                 let site = self.site_of(node);
@@ -550,7 +575,7 @@ impl<'a> Planner<'a> {
                 if let Some(old) = instead_of {
                     self.hold(self.site_of(old), shard, -1.0);
                 }
-                self.count_copy(shard.bytes, site, self.leader(at));
+                self.count_copy(at, site);
             }
             Action::Transfer { from, to } => {
                 for (node, times) in [(from, -1.0), (to, 1.0)] {
@@ -616,11 +641,6 @@ fn nowhere(id: NodeId, zone: usize, region: usize) -> Site {
         holds: [0.0; HOLDS],
         leads: [0.0; LEADS],
     }
-}
-
-/// Whether a shard is being changed.
-fn is_moving(shard: &Shard) -> bool {
-    shard.under_way.is_some() || shard.replicas.iter().any(|replica| !replica.votes())
 }
 
 /// Whether a replica is about to be replaced.

@@ -26,13 +26,14 @@ pub struct World {
     /// By space: bytes and load of the slots before each slot.
     contents: Vec<Vec<(u64, u64)>>,
     next_shard: ShardId,
+    next_node: NodeId,
 }
 
 impl World {
     /// Nodes 1, 2, … in zones, given as region, zone and number of nodes.
     pub fn new(zones: &[(&str, &str, usize)]) -> Self {
         let (state, limits) = (State::default(), Limits::default());
-        let mut world = Self { state, limits, contents: Vec::new(), next_shard: 0 };
+        let mut world = Self { state, limits, contents: Vec::new(), next_shard: 0, next_node: 1 };
         world.state.now = 1_000_000;
         for (region, zone, nodes) in zones {
             for _ in 0..*nodes {
@@ -44,7 +45,8 @@ impl World {
 
     /// One more node, with the next id.
     pub fn join(&mut self, region: &str, zone: &str) -> NodeId {
-        let id = self.state.nodes.last().map_or(1, |node| node.id + 1);
+        let id = self.next_node;
+        self.next_node += 1;
         self.state.nodes.push(Node {
             id,
             name: format!("n{id}").into(),
@@ -170,6 +172,12 @@ impl World {
     pub fn come_back(&mut self, node: NodeId) {
         self.node_mut(node).health = Health::Alive;
         self.elect();
+    }
+
+    /// A node that is gone is struck off.
+    pub fn forget(&mut self, node: NodeId) {
+        assert!(!self.is_alive(node), "only nodes that are gone are forgotten");
+        self.state.nodes.retain(|known| known.id != node);
     }
 
     /// Lets time pass.
@@ -323,7 +331,7 @@ impl World {
         let mut all = Vec::new();
         for round in 0..max {
             let moves = self.round();
-            let moving = self.state.shards.iter().any(is_moving);
+            let moving = self.state.shards.iter().any(|shard| self.is_moving(shard));
             if moves.is_empty() && !moving {
                 return (round, all);
             }
@@ -457,7 +465,8 @@ impl World {
             }
         }
         let total: u64 = self.state.shards.iter().map(|shard| shard.bytes).sum();
-        let moving = |world: &Self| world.state.shards.iter().filter(|s| is_moving(s)).count();
+        let moving =
+            |world: &Self| world.state.shards.iter().filter(|s| world.is_moving(s)).count();
         let (before, now) = (moving(self), moving(&after));
         let share = (limits.moving_shards_share * self.state.shards.len() as f64) as usize;
         let max = share.max(crate::MOVING_SHARDS_MIN).max(before);
@@ -491,16 +500,18 @@ impl World {
             match shard.under_way {
                 Some(Action::AddReplica { node, .. }) => to.push(node),
                 Some(Action::Transfer { from, to }) => {
-                    for node in [from, to] {
-                        transfers[self.node_at(node).expect("known")] += 1;
+                    for at in [from, to].into_iter().filter_map(|node| self.node_at(node)) {
+                        transfers[at] += 1;
                     }
                 }
                 _ => {}
             }
-            for node in to {
+            let is_led = shard.leader.is_some_and(|leader| self.is_alive(leader));
+            for node in to.into_iter().filter(|_| is_led) {
                 bytes += shard.bytes;
-                for node in shard.leader.into_iter().chain([node]) {
-                    copies[self.node_at(node).expect("known")] += 1;
+                let ends = shard.leader.into_iter().chain([node]);
+                for at in ends.filter_map(|node| self.node_at(node)) {
+                    copies[at] += 1;
                 }
             }
         }
@@ -518,6 +529,28 @@ impl World {
 
     // --- looking -----------------------------------------------------------------------------------
 
+    /// Whether a shard is being changed.
+    pub fn is_moving(&self, shard: &Shard) -> bool {
+        let wanted = usize::from(self.space_of(shard.space).replicas);
+        let voters = shard.voters().count();
+        let is_even = voters % 2 == 0;
+        if shard.under_way.is_some() {
+            return true;
+        }
+        if shard.leader.is_none_or(|leader| !self.is_alive(leader)) {
+            return false;
+        }
+        // Such a learner waits for a second one.
+        let waits = |replica: &&Replica| {
+            let is_meant = replica.role != Role::Learner { instead_of: None };
+            replica.caught_up && !is_meant && voters < wanted && !is_even
+        };
+        let learners = shard.replicas.iter().filter(|replica| !replica.votes());
+        let is_between = voters > wanted && is_even && wanted % 2 == 1;
+        let (all, waiting) = (learners.clone().count(), learners.filter(waits).count());
+        waiting < all || is_between
+    }
+
     fn has_quorum(&self, shard: &Shard) -> bool {
         let alive = shard.voters().filter(|node| self.is_alive(*node)).count();
         alive > shard.voters().count() / 2
@@ -530,7 +563,8 @@ impl World {
     /// Whether a shard may be on a node.
     pub fn is_allowed(&self, shard: &Shard, node: NodeId) -> bool {
         let space = self.space_of(shard.space);
-        space.regions.is_empty() || space.regions.contains(&self.node(node).region)
+        let region = |node: &Node| space.regions.is_empty() || space.regions.contains(&node.region);
+        self.state.node(node).is_some_and(region)
     }
 
     fn space_of(&self, space: SpaceId) -> &Space {
@@ -568,10 +602,6 @@ impl World {
             node.available_bytes = node.available_bytes.saturating_add_signed(-bytes);
         }
     }
-}
-
-fn is_moving(shard: &Shard) -> bool {
-    shard.under_way.is_some() || shard.replicas.iter().any(|replica| !replica.votes())
 }
 
 fn holds(shard: &Shard, node: NodeId) -> bool {

@@ -171,6 +171,19 @@ fn a_second_replica_waits_for_a_third_before_it_votes() {
 }
 
 #[test]
+fn replicas_that_wait_do_not_keep_other_shards_from_getting_theirs() {
+    let mut world = World::new(&[("eu", "a", 1), ("eu", "b", 1)]);
+    let space = world.space(3);
+    for at in 0..20 {
+        world.shard(space, (at, at), &[1]);
+    }
+    for _ in 0..20 {
+        world.round();
+    }
+    assert!(world.state.shards.iter().all(|shard| shard.replicas.len() == 2));
+}
+
+#[test]
 fn two_replicas_vote_if_two_are_asked_for() {
     let mut world = World::new(&[("eu", "a", 1), ("eu", "b", 1)]);
     let space = world.space(2);
