@@ -18,6 +18,7 @@ use crate::planner::{Crowding, Planner};
 use crate::state::{Health, Role};
 use crate::text::seconds;
 use quorate_base::ids::NodeId;
+use std::cmp::Reverse;
 
 /// The next step of a shard, or what keeps it from being taken.
 type Step = Result<Option<(Action, String)>, Hindrance>;
@@ -208,6 +209,7 @@ impl Planner<'_> {
             return Err(Hindrance::NoLeader);
         }
         if let Some(step) = self.give_up_learner(shard, &look) {
+            self.admit(shard, urgency)?;
             return Ok(Some(step));
         }
         if count < look.wanted {
@@ -265,6 +267,7 @@ impl Planner<'_> {
             let odd = count.is_multiple_of(2) || count + 1 == wanted || ready > 1;
             let sound = look.sound.len() + 1;
             if odd && sound >= majority(count + 1) {
+                self.admit(shard, urgency)?;
                 let text = format!(
                     "{} of {wanted} replicas vote, and the one on {} has caught up ({})",
                     count,
@@ -302,29 +305,41 @@ impl Planner<'_> {
     fn thin_out(&self, shard: usize, urgency: Urgency, look: &Look) -> Step {
         self.admit(shard, urgency)?;
         let count = look.voters.len();
-        let worst = look.voters.iter().copied().max_by_key(|site| {
+        let mut order = look.voters.clone();
+        order.sort_by_cached_key(|site| {
             let doom = look.doomed.iter().find(|(_, doomed)| doomed == site);
             let others: Vec<usize> = look.voters.iter().copied().filter(|o| o != site).collect();
-            (
-                doom.map(|(doom, _)| std::cmp::Reverse(*doom)),
+            let badness = (
+                doom.map(|(doom, _)| Reverse(*doom)),
                 !self.sites[*site].alive,
                 !look.sound.contains(site),
                 // A hand-over would only prolong an even number.
                 count.is_multiple_of(2) && Some(*site) != look.leader,
-                std::cmp::Reverse(self.crowding(shard, &others)),
+                Reverse(self.crowding(shard, &others)),
                 Some(*site) != look.leader,
                 self.fullness(*site).to_bits(),
                 *site,
-            )
+            );
+            Reverse(badness)
         });
-        let worst = worst.expect("there are more voters than wanted");
+        // The leader goes first of all, and not between two removals when the number is even.
+        let (going, staying) = order.split_at(count - look.wanted);
+        if let Some(leader) = look.leader.filter(|leader| going.contains(leader)) {
+            let why = "its replica there is one too many";
+            if let Some(to) = self.successor(shard, look, leader, |site| staying.contains(&site)) {
+                return self.hand_over(shard, leader, to, why);
+            }
+            if going[0] == leader {
+                let to = self.successor(shard, look, leader, |_| true);
+                let to = to.ok_or(Hindrance::NoSuccessor { leader: self.id(leader) })?;
+                return self.hand_over(shard, leader, to, why);
+            }
+        }
+        let worst = going[0];
         let sound = look.sound.iter().filter(|site| **site != worst).count();
         let is_sound = look.sound.contains(&worst);
         if sound < majority(count - 1) || (is_sound && sound < look.wanted) {
             return Err(self.needed(look, worst, count - 1));
-        }
-        if Some(worst) == look.leader {
-            return self.hand_over(shard, look, worst, "its replica there is one too many");
         }
         let text = format!(
             "{count} replicas vote and {} are wanted; {} is the one to go: {}",
@@ -354,7 +369,9 @@ impl Planner<'_> {
         };
         self.admit(shard, urgency)?;
         if Some(old) == look.leader && look.voters.len() > 1 {
-            return self.hand_over(shard, look, old, "its replica there is about to be replaced");
+            let to = self.successor(shard, look, old, |_| true);
+            let to = to.ok_or(Hindrance::NoSuccessor { leader: self.id(old) })?;
+            return self.hand_over(shard, old, to, "its replica there is about to be replaced");
         }
         let sound = look.sound.iter().filter(|site| **site != old).count() + 1;
         if sound < majority(look.voters.len()) {
@@ -452,17 +469,16 @@ impl Planner<'_> {
     fn lead_elsewhere(&self, shard: usize, look: &Look) -> Option<Step> {
         let leader = look.leader?;
         let (doom, _) = look.doomed.iter().find(|(_, site)| *site == leader)?;
-        self.successor(shard, look, leader, true)?;
+        let stays = |site| self.doom(shard, site).is_none();
+        let to = self.successor(shard, look, leader, stays)?;
         let why = match doom {
             Doom::Region => "the space does not allow its region any more",
             Doom::Drain | Doom::Gone => "it is to be emptied, leaders first",
         };
-        Some(self.hand_over(shard, look, leader, why))
+        Some(self.hand_over(shard, leader, to, why))
     }
 
-    fn hand_over(&self, shard: usize, look: &Look, from: usize, why: &str) -> Step {
-        let successor = self.successor(shard, look, from, false);
-        let to = successor.ok_or(Hindrance::NoSuccessor { leader: self.id(from) })?;
+    fn hand_over(&self, shard: usize, from: usize, to: usize, why: &str) -> Step {
         self.admit(shard, Urgency::Drain)?;
         self.admit_transfers_of(from)?;
         self.admit_transfers_of(to)?;
@@ -470,18 +486,23 @@ impl Planner<'_> {
         Ok(Some((Action::Transfer { from: self.id(from), to: self.id(to) }, text)))
     }
 
-    /// The voter that should lead instead of `from`: one that may stay, in the region that the
-    /// space wants, with the fewest leaders. `lasting` leaves out those that have to go as well.
-    fn successor(&self, shard: usize, look: &Look, from: usize, lasting: bool) -> Option<usize> {
+    /// The voter that should lead instead of `from`, of those that `may`: best one that stays, in
+    /// the region that the space wants, with the fewest leaders.
+    fn successor(
+        &self,
+        shard: usize,
+        look: &Look,
+        from: usize,
+        may: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let region = self.leader_region(shard);
-        let others = look.sound.iter().copied().filter(|site| *site != from);
-        let rank = |site: usize| {
-            let at = &self.sites[site];
+        let others = look.sound.iter().copied().filter(|site| *site != from && may(*site));
+        others.min_by_key(|site| {
+            let at = &self.sites[*site];
             let leads = at.leads[0] / at.weight.max(1.0);
             let is_elsewhere = region.is_some_and(|region| region != at.region);
-            (self.doom(shard, site).is_some(), !at.takes, is_elsewhere, leads.to_bits(), site)
-        };
-        others.filter(|site| !lasting || self.doom(shard, *site).is_none()).min_by_key(|s| rank(*s))
+            (self.doom(shard, *site), !at.takes, is_elsewhere, leads.max(0.0).to_bits(), *site)
+        })
     }
 
     // --- words -------------------------------------------------------------------------------------

@@ -380,12 +380,12 @@ impl<'a> Planner<'a> {
         self.moving_shards += usize::from(self.is_moving(at));
     }
 
-    /// A copy of a shard to a node: it needs its room, and while there is a leader to send it, it
+    /// A copy of a shard to a node: it needs its room, and while the shard has a quorum, it
     /// counts towards the bounds.
     fn count_copy(&mut self, shard: usize, to: usize) {
         let bytes = self.shard(shard).bytes;
         self.sites[to].free = self.sites[to].free.saturating_sub(bytes);
-        if let Some(from) = self.leader(shard) {
+        if let Some(from) = self.leader(shard).filter(|_| self.has_quorum(shard)) {
             self.moving_bytes = self.moving_bytes.saturating_add(bytes);
             self.sites[to].copies += 1;
             self.sites[from].copies += 1;
@@ -432,6 +432,16 @@ impl<'a> Planner<'a> {
     pub(crate) fn leader(&self, shard: usize) -> Option<usize> {
         let site = self.site_of(self.shard(shard).leader?);
         self.sites[site].alive.then_some(site)
+    }
+
+    /// Whether a shard has a leader and a majority of its voters, so that it can be changed.
+    pub(crate) fn has_quorum(&self, shard: usize) -> bool {
+        let mut voters = (0, 0);
+        for (site, _) in self.members(shard).filter(|(_, replica)| replica.votes()) {
+            voters.0 += usize::from(self.sites[site].alive);
+            voters.1 += 1;
+        }
+        voters.0 > voters.1 / 2 && self.leader(shard).is_some()
     }
 
     /// The region that a shard's leader should be in.
@@ -490,10 +500,10 @@ impl<'a> Planner<'a> {
 
     /// Whether a shard is being changed, so that it counts towards the bounds. One with voters to
     /// spare, and an even number of them, is on its way to fewer. Learners that wait for others, or
-    /// for a leader, may do so for long and must not keep other shards from being changed.
+    /// for a leader and a quorum, may do so for long and must not keep other shards from being changed.
     fn is_moving(&self, at: usize) -> bool {
         let shard = self.shard(at);
-        if shard.under_way.is_some() || self.leader(at).is_none() {
+        if shard.under_way.is_some() || !self.has_quorum(at) {
             return shard.under_way.is_some();
         }
         let (wanted, voters) = (self.realm(at).wanted, shard.voters().count());

@@ -314,7 +314,17 @@ impl World {
     /// One round in a world where all goes well: plan, carry out, catch up. Returns the moves.
     pub fn round(&mut self) -> Vec<Move> {
         let plan = crate::plan(&self.state, &self.limits).expect("a world is valid");
-        self.begin(&plan);
+        self.check_bounds(&plan);
+        plan.moves.iter().for_each(|planned| self.check(planned));
+        self.carry_out(&plan);
+        plan.moves
+    }
+
+    /// Carries out what a plan says and gives learners all they lack, without checking anything.
+    pub fn carry_out(&mut self, plan: &Plan) {
+        for planned in &plan.moves {
+            self.at_mut(planned.shard).under_way = Some(planned.action);
+        }
         for planned in &plan.moves {
             if let Some(at) = self.position(planned.shard) {
                 self.end(at, false);
@@ -323,7 +333,6 @@ impl World {
         self.catch_up();
         self.elect();
         self.wait(1000);
-        plan.moves
     }
 
     /// Rounds until nothing is left to do, at most `max`; with all moves made.
@@ -404,8 +413,16 @@ impl World {
             let only = shard.voters().count() == 1;
             assert!(only || shard.leader != Some(old), "the leader is replaced: {text}");
         }
-        if let Action::Transfer { to, .. } = planned.action {
-            assert!(!self.node(to).draining || self.all_drain(shard), "{text}");
+        if let Action::Transfer { from, to } = planned.action
+            && self.node(to).draining
+        {
+            let mut others = shard.replicas.iter().filter(|r| r.votes() && r.node != from);
+            let better = others.find(|replica| {
+                let node = replica.node;
+                let is_fit = replica.caught_up && self.is_alive(node);
+                is_fit && !self.node(node).draining && self.is_allowed(shard, node)
+            });
+            assert!(better.is_none(), "a better leader than one that drains: {text}");
         }
         if let Action::Merge { with } = planned.action {
             let other = self.state.shard(with).expect("checked by `can`");
@@ -413,10 +430,6 @@ impl World {
             let shards = self.state.shards.iter().filter(|s| s.space == shard.space).count();
             assert!(shards > self.space_of(shard.space).shards_min as usize, "{text}");
         }
-    }
-
-    fn all_drain(&self, shard: &Shard) -> bool {
-        shard.voters().filter(|node| self.is_alive(*node)).all(|node| self.node(node).draining)
     }
 
     /// Whether a change of voters leaves a majority that is alive and has all entries, no fewer
@@ -470,7 +483,7 @@ impl World {
         let (before, now) = (moving(self), moving(&after));
         let share = (limits.moving_shards_share * self.state.shards.len() as f64) as usize;
         let max = share.max(crate::MOVING_SHARDS_MIN).max(before);
-        assert!(now <= max, "{now} shards moving, {before} before");
+        assert!(now <= max, "{now} shards moving, {before} before: {plan:#?}");
         assert_eq!(now, plan.moving, "the plan says how many move");
         let (bytes, copies, transfers) = after.in_flight();
         let (bytes_before, copies_before, _) = self.in_flight();
@@ -507,6 +520,7 @@ impl World {
                 _ => {}
             }
             let is_led = shard.leader.is_some_and(|leader| self.is_alive(leader));
+            let is_led = is_led && self.has_quorum(shard);
             for node in to.into_iter().filter(|_| is_led) {
                 bytes += shard.bytes;
                 let ends = shard.leader.into_iter().chain([node]);
@@ -537,7 +551,7 @@ impl World {
         if shard.under_way.is_some() {
             return true;
         }
-        if shard.leader.is_none_or(|leader| !self.is_alive(leader)) {
+        if shard.leader.is_none_or(|leader| !self.is_alive(leader)) || !self.has_quorum(shard) {
             return false;
         }
         // Such a learner waits for a second one.
