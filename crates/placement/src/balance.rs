@@ -19,6 +19,8 @@ use crate::text::bytes;
 
 /// Nodes of a zone that are considered for each replica that moves, the emptiest first.
 const CANDIDATES_MAX: usize = 4;
+/// Movable shards of a node that are looked at before the best one found is taken.
+const SHARDS_MAX: usize = 64;
 /// Less is no improvement: sums of large numbers are not exact.
 const IMPROVEMENT_MIN: f64 = 1e-9;
 
@@ -83,7 +85,7 @@ impl Planner<'_> {
         let by_share = self.by_share(|planner, site| planner.led(site, measure));
         let Some(least) = by_share.last().map(|site| self.led(*site, measure)) else { return };
         for from in by_share {
-            if self.led(from, measure) - least <= band {
+            if self.led(from, measure) - least <= band || self.is_full(Urgency::Balance) {
                 break;
             }
             while let Some((shard, to)) = self.best_transfer(measure, band, from, led.of(from)) {
@@ -156,14 +158,13 @@ impl Planner<'_> {
         let by_share = self.by_share(|planner, site| planner.held(site, measure));
         let Some(least) = by_share.last().map(|site| self.held(*site, measure)) else { return };
         let mut zones: Vec<Vec<usize>> = vec![Vec::new(); self.zones.len()];
-        // The emptiest last, so that those which are busy can be taken off the end.
+        // The emptiest last.
         by_share.iter().for_each(|site| zones[self.sites[*site].zone].push(*site));
         for from in by_share {
-            if self.held(from, measure) - least <= band {
+            if self.held(from, measure) - least <= band || self.is_full(Urgency::Balance) {
                 break;
             }
-            while let Some((shard, to)) =
-                self.best_copy(measure, band, from, held.of(from), &mut zones)
+            while let Some((shard, to)) = self.best_copy(measure, band, from, held.of(from), &zones)
             {
                 let shares = [self.sites[from].holds[measure], self.sites[to].holds[measure]];
                 let (shares, what) = match measure {
@@ -186,48 +187,46 @@ impl Planner<'_> {
         band: f64,
         from: usize,
         held: &[u32],
-        zones: &mut [Vec<usize>],
+        zones: &[Vec<usize>],
     ) -> Option<(usize, usize)> {
+        // A zone's nodes that are little fuller than its emptiest, which may be busy: then it is
+        // better to wait than to make another one full that would have to give again.
         let mut open = Vec::new();
-        for (zone, sites) in zones.iter_mut().enumerate() {
-            while sites.last().is_some_and(|site| self.admit_copies_of(*site).is_err()) {
-                sites.pop();
-            }
-            let gap = |site: &usize| self.held(from, measure) - self.held(*site, measure);
-            if sites.last().is_some_and(|site| gap(site) > band) {
-                open.push(zone);
+        for (zone, sites) in zones.iter().enumerate() {
+            let roomy = sites.iter().filter(|site| self.sites[**site].free >= self.mean_bytes());
+            let shares = roomy.map(|site| self.held(*site, measure));
+            let most = shares.fold(f64::INFINITY, f64::min) + band / 2.0;
+            let fit = sites.iter().rev().copied().filter(|site| {
+                let share = self.held(*site, measure);
+                share <= most
+                    && self.held(from, measure) - share > band
+                    && self.admit_copies_of(*site).is_ok()
+            });
+            let fit: Vec<usize> = fit.take(CANDIDATES_MAX).collect();
+            if !fit.is_empty() {
+                open.push((zone, fit));
             }
         }
         if open.is_empty() {
             return None;
         }
         let mut best: Option<(f64, usize, usize)> = None;
+        let mut looked_at = 0;
         for shard in held.iter().map(|shard| *shard as usize) {
             if !self.may_leave(shard, from) {
                 continue;
             }
-            let weights = weights_of(self.shard(shard));
-            let others: Vec<usize> =
-                self.members(shard).map(|(site, _)| site).filter(|site| *site != from).collect();
-            let now = self.crowding_with(shard, &others, self.sites[from].zone);
-            for zone in &open {
-                if !self.realm(shard).allowed[self.zones[*zone].region]
-                    || self.crowding_with(shard, &others, *zone) > now
-                {
+            for (zone, sites) in &open {
+                if !self.may_go(shard, from, *zone) {
                     continue;
                 }
-                for to in zones[*zone].iter().rev().take(CANDIDATES_MAX).copied() {
-                    let gap = self.held(from, measure) - self.held(to, measure);
-                    if gap <= band
-                        || others.contains(&to)
-                        || !self.has_room(shard, to)
-                        || self.admit_copies_of(to).is_err()
-                    {
+                for to in sites.iter().copied() {
+                    if self.holds(shard, to) || !self.has_room(shard, to) {
                         continue;
                     }
                     let (a, b) = (&self.sites[from], &self.sites[to]);
                     let change = change_of(
-                        &weights,
+                        &weights_of(self.shard(shard)),
                         (&a.holds, a.weight),
                         (&b.holds, b.weight),
                         &self.hold_means,
@@ -237,8 +236,38 @@ impl Planner<'_> {
                     }
                 }
             }
+            looked_at += 1;
+            if best.is_some() && looked_at >= SHARDS_MAX {
+                break;
+            }
         }
         best.map(|(_, shard, to)| (shard, to))
+    }
+
+    /// Whether a replica of `shard` may go from `from` to a node of `zone` without being crowded
+    /// more.
+    fn may_go(&self, shard: usize, from: usize, zone: usize) -> bool {
+        let (from_zone, from_region) = (self.sites[from].zone, self.sites[from].region);
+        let region = self.zones[zone].region;
+        if zone == from_zone {
+            return true;
+        }
+        // With the others as they are, only what is met in the old and the new place counts.
+        let (mut old, mut new) = ((0, 0), (0, 0));
+        let leaders = self.realm(shard).leaders;
+        let mut is_led_elsewhere = false;
+        for (site, _) in self.members(shard).filter(|(site, _)| *site != from) {
+            let at = &self.sites[site];
+            old = (
+                old.0 + usize::from(at.zone == from_zone),
+                old.1 + usize::from(at.region == from_region),
+            );
+            new = (new.0 + usize::from(at.zone == zone), new.1 + usize::from(at.region == region));
+            is_led_elsewhere |= leaders == Some(at.region);
+        }
+        let lacks = |region| leaders.is_some_and(|leaders| leaders != region) && !is_led_elsewhere;
+        let (old, new) = ((old.0, lacks(from_region), old.1), (new.0, lacks(region), new.1));
+        self.realm(shard).allowed[region] && new <= old
     }
 
     /// Whether a replica of `shard` may be moved away from `site` for balance. Leaders stay,
@@ -276,24 +305,26 @@ impl Planner<'_> {
 
     /// The shards with a voter on each node that `counts`.
     fn by_site(&self, counts: impl Fn(&Self, usize, usize) -> bool) -> BySite {
-        let mut starts = vec![0u32; self.sites.len() + 1];
-        let voters = |shard: usize| {
-            let voters = self.members(shard).filter(|(_, replica)| replica.votes());
-            voters.map(|(site, _)| site).filter(|site| counts(self, shard, *site)).collect()
+        let each = |visit: &mut dyn FnMut(usize, usize)| {
+            for shard in 0..self.state.shards.len() {
+                for (site, replica) in self.members(shard) {
+                    if replica.votes() && counts(self, shard, site) {
+                        visit(shard, site);
+                    }
+                }
+            }
         };
-        let all: Vec<Vec<usize>> = (0..self.state.shards.len()).map(voters).collect();
-        all.iter().flatten().for_each(|site| starts[*site + 1] += 1);
+        let mut starts = vec![0u32; self.sites.len() + 1];
+        each(&mut |_, site| starts[site + 1] += 1);
         for at in 1..starts.len() {
             starts[at] += starts[at - 1];
         }
         let mut next = starts.clone();
-        let mut shards = vec![0u32; *starts.last().expect("never empty") as usize];
-        for (shard, sites) in all.iter().enumerate() {
-            for site in sites {
-                shards[next[*site] as usize] = shard as u32;
-                next[*site] += 1;
-            }
-        }
+        let mut shards = vec![0u32; starts[starts.len() - 1] as usize];
+        each(&mut |shard, site| {
+            shards[next[site] as usize] = shard as u32;
+            next[site] += 1;
+        });
         BySite { starts, shards }
     }
 

@@ -530,6 +530,16 @@ impl<'a> Planner<'a> {
         Err(Hindrance::ShardsMoving { moving: self.moving_shards, max })
     }
 
+    /// Whether no shard that is not moving yet may be changed at this urgency.
+    pub(crate) fn is_full(&self, urgency: Urgency) -> bool {
+        self.moving_shards >= self.moving_shards_max(urgency)
+    }
+
+    /// Bytes of a shard on average.
+    pub(crate) fn mean_bytes(&self) -> u64 {
+        self.bytes / (self.state.shards.len() as u64).max(1)
+    }
+
     fn moving_shards_max(&self, urgency: Urgency) -> usize {
         let share = (self.limits.moving_shards_share * self.state.shards.len() as f64) as usize;
         let max = share.max(MOVING_SHARDS_MIN);
