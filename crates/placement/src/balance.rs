@@ -73,8 +73,11 @@ impl Planner<'_> {
             self.balance_leaders(measure, &led);
         }
         let held = self.by_site(|_, _, _| true);
+        // A node gives away as few at a time as it may receive: so all give alike, and none gives
+        // so much before the others do that it has to be filled again.
+        let mut open = vec![self.limits.copies_per_node_max; self.sites.len()];
         for measure in 0..HOLDS {
-            self.balance_replicas(measure, &held);
+            self.balance_replicas(measure, &held, &mut open);
         }
     }
 
@@ -152,7 +155,7 @@ impl Planner<'_> {
 
     // --- replicas ----------------------------------------------------------------------------------
 
-    fn balance_replicas(&mut self, measure: usize, held: &BySite) {
+    fn balance_replicas(&mut self, measure: usize, held: &BySite, open: &mut [u32]) {
         let limits = self.limits;
         let band = [limits.balance_band, limits.balance_band, limits.load_band][measure];
         let by_share = self.by_share(|planner, site| planner.held(site, measure));
@@ -164,8 +167,10 @@ impl Planner<'_> {
             if self.held(from, measure) - least <= band || self.is_full(Urgency::Balance) {
                 break;
             }
-            while let Some((shard, to)) = self.best_copy(measure, band, from, held.of(from), &zones)
-            {
+            while open[from] > 0 {
+                let best = self.best_copy(measure, band, from, held.of(from), &zones);
+                let Some((shard, to)) = best else { break };
+                open[from] -= 1;
                 let shares = [self.sites[from].holds[measure], self.sites[to].holds[measure]];
                 let (shares, what) = match measure {
                     0 => (shares.map(whole), "replicas"),

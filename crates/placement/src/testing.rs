@@ -547,7 +547,7 @@ impl World {
     pub fn is_moving(&self, shard: &Shard) -> bool {
         let wanted = usize::from(self.space_of(shard.space).replicas);
         let voters = shard.voters().count();
-        let is_even = voters % 2 == 0;
+        let is_even = voters.is_multiple_of(2);
         if shard.under_way.is_some() {
             return true;
         }
