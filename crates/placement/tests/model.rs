@@ -271,7 +271,7 @@ fn calm_down(world: &mut World) -> usize {
 fn check_even(world: &World, shard: &Shard, even: &mut BTreeMap<u32, usize>, round: usize) {
     let wanted = world.state.space(shard.space).expect("known").replicas;
     let voters = shard.voters().count();
-    if wanted % 2 == 0 || voters % 2 == 1 {
+    if wanted.is_multiple_of(2) || voters % 2 == 1 {
         even.insert(shard.id, 0);
     } else if let Some(steps) = even.get_mut(&shard.id) {
         *steps += 1;
