@@ -6,8 +6,8 @@
 //! counts where it will be, one that is to go does not count, and so no round repeats what an
 //! earlier one began.
 //!
-//! Memory beside the state: about 30 bytes for each replica and 40 for each shard, and a few
-//! hundred for each node.
+//! Memory beside the state: about 8 bytes for each replica, 16 for each shard, and a few hundred
+//! for each node; 4.4 MiB for 1,000 nodes and 100,000 shards of three replicas.
 
 mod bounds;
 mod index;

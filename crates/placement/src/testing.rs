@@ -350,7 +350,7 @@ impl World {
         panic!("not at rest after {max} rounds; the last moves:\n{}", last.join("\n"));
     }
 
-    /// Changes each shard's load by up to `percent`, for as long as it lives.
+    /// Changes each shard's load by up to `percent`.
     pub fn jitter(&mut self, prng: &mut Prng, percent: u64) {
         for shard in &mut self.state.shards {
             let factor = 100 + prng.below(2 * percent + 1) - percent;
