@@ -35,6 +35,7 @@ const POLICIES: &[Policy] = &[
     Policy { name: "base", inner: &[], outer: &["xxhash-rust"], rules: Rules::Pure },
     Policy { name: "resp", inner: &["base"], outer: &["smallvec"], rules: Rules::Pure },
     Policy { name: "log", inner: &["base"], outer: &["raft", "slog"], rules: Rules::Pure },
+    Policy { name: "placement", inner: &["base"], outer: &[], rules: Rules::Pure },
     // The one dependency between siblings: a command writes its reply as it executes.
     Policy {
         name: "data",

@@ -5,6 +5,7 @@
 //! [`machine`] surveys the machine, [`families`] and [`lifecycle`] measure through [`load`] and
 //! [`client`], [`report`] tells it with the statistics of [`stats`]. With several nodes, [`nodes`]
 //! starts them, [`cluster`], [`failover`] and [`idle`] measure through [`drive`] and [`session`].
+//! [`placement`] starts no server.
 //!
 //! Everything a run creates lies in one directory, `run-PID` below `--dir`; it is removed at the
 //! end, and a leftover of a killed run is removed at the next start.
@@ -20,6 +21,7 @@ mod lifecycle;
 mod load;
 mod machine;
 mod nodes;
+mod placement;
 mod report;
 mod servers;
 mod session;
@@ -123,13 +125,15 @@ enum Family {
     Failover,
     /// Three nodes: CPU and memory of 10,000 idle shards
     Idle,
+    /// Planning for 1,000 nodes and 100,000 shards: time, memory, rounds to rest
+    Placement,
     /// All of these
     All,
 }
 
 impl Family {
     /// The real ones, in the report's order.
-    const EACH: [Family; 8] = [
+    const EACH: [Family; 9] = [
         Family::Durable,
         Family::Relaxed,
         Family::Commands,
@@ -138,18 +142,33 @@ impl Family {
         Family::Cluster,
         Family::Failover,
         Family::Idle,
+        Family::Placement,
     ];
     /// Their names in the report's markers.
-    const IDS: [&str; 8] =
-        ["durable", "relaxed", "commands", "restart", "memory", "cluster", "failover", "idle"];
+    const IDS: [&str; 9] = [
+        "durable",
+        "relaxed",
+        "commands",
+        "restart",
+        "memory",
+        "cluster",
+        "failover",
+        "idle",
+        "placement",
+    ];
 
     fn needs_generator(self) -> bool {
         matches!(self, Family::Durable | Family::Relaxed | Family::Commands)
     }
 
-    /// Whether it runs on several nodes, where the peer is etcd and not Redis or Valkey.
+    /// Whether it is about several nodes, where the peer, if any, is etcd and not Redis or Valkey.
     fn is_clustered(self) -> bool {
-        matches!(self, Family::Cluster | Family::Failover | Family::Idle)
+        matches!(self, Family::Cluster | Family::Failover) || self.is_alone()
+    }
+
+    /// Whether Quorate is measured without a peer.
+    fn is_alone(self) -> bool {
+        matches!(self, Family::Idle | Family::Placement)
     }
 }
 
@@ -172,7 +191,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome<()> {
     if chosen.iter().any(|family| !family.is_clustered()) {
         programs.missing.iter().for_each(|hint| eprintln!("{hint}"));
     }
-    if chosen.iter().any(|family| family.is_clustered()) {
+    if chosen.iter().any(|family| family.is_clustered() && !family.is_alone()) {
         match &programs.etcd {
             Ok(etcd) => eprintln!("found {}", etcd.name),
             Err(hint) => eprintln!("{hint}"),
@@ -224,6 +243,7 @@ fn measure(family: Family, plan: &Plan<'_>, generator: Option<&Generator>) -> Ou
         Family::Cluster => cluster::cluster(plan),
         Family::Failover => failover::failover(plan),
         Family::Idle => idle::idle(plan),
+        Family::Placement => placement::placement(plan),
         Family::All => unreachable!("only the families of EACH are measured"),
     }
 }
@@ -242,7 +262,7 @@ fn measured(
     if !family.is_clustered() {
         versions.extend(programs.all().skip(1).map(Program::identity));
         missing.extend(&programs.missing);
-    } else if family != Family::Idle {
+    } else if !family.is_alone() {
         versions.extend(programs.etcd.iter().map(|etcd| etcd.name.clone()));
         missing.extend(programs.etcd.as_ref().err());
     }
