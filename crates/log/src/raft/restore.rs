@@ -9,7 +9,8 @@
 //!
 //! It is written when anything but `commit` changed, which is a hint that may be old. Flags: 1 the
 //! replica is lost, 2 its votes are lost too, 4 it may have missed changes of members; `life` names the time since its last loss, and
-//! `bound` is where its log may have ended before (`lost`). Entries up to `void` in the journal are not of this log: a snapshot replaced them.
+//! `bound` is where its log may have ended before (`lost`). Entries up to `void` in the journal are not of this log: a snapshot replaced them, or damage brought an
+//! older branch to light.
 //! `members` as in `members`, agreed on at their index. Format 1 has term, vote and commit only.
 
 use super::members::{Conf, is_change};
@@ -140,6 +141,10 @@ pub(super) fn restore(
         let passes = |entry: &Entry| (entry.index, entry.term) == (applied, applied_term);
         let end = entries.iter().position(passes);
         state.knows_members &= applied <= state.conf_index || end.is_some();
+        if end.is_none() {
+            // Nor may such a branch count once the replica is whole again.
+            state.void = state.void.max(applied);
+        }
         let run = &entries[..end.map_or(0, |end| end + 1)];
         let gap = |pair: &[Entry]| pair[1].index != pair[0].index + 1;
         let start = run.windows(2).rposition(gap).map_or(0, |position| position + 1);
