@@ -139,6 +139,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<SocketAddr>,
 
+    /// Where metrics (/metrics) and health (/health) are served over HTTP [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) http: Option<SocketAddr>,
+
     /// The data directory, created if missing [default: ./quorate-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,

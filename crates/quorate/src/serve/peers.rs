@@ -14,6 +14,7 @@ mod session;
 use crate::config::Cluster;
 use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::known::Known;
+use crate::serve::observed::Observed;
 use crate::serve::{Clock, Membership, ServeError, datadir};
 use quorate_base::Prng;
 use quorate_base::ids::NodeId;
@@ -111,6 +112,7 @@ pub(crate) fn start(
     clock: Clock,
     inboxes: Inboxes,
     outboxes: Arc<Outboxes>,
+    observed: Arc<Observed>,
 ) -> Result<(), ServeError> {
     let Membership { cluster, listener } = membership;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -125,6 +127,7 @@ pub(crate) fn start(
             clock,
             inboxes,
             outboxes,
+            observed,
             prng: RefCell::new(prng),
             last_session: Cell::new(0),
             up: RefCell::default(),
@@ -144,6 +147,7 @@ struct Shared {
     clock: Clock,
     inboxes: Inboxes,
     outboxes: Arc<Outboxes>,
+    observed: Arc<Observed>,
     prng: RefCell<Prng>,
     last_session: Cell<u64>,
     /// The sessions that the workers know of.
@@ -200,6 +204,7 @@ impl Shared {
                 Err(_) => Some(Broken::NoAnswer),
             };
             if let Some(broken) = broken {
+                self.observed.not_linked(peer, &broken.to_string());
                 self.complain(&format!("node {peer} at {address}"), &broken);
             }
             let half = backoff.as_millis() as u64 / 2;
@@ -250,6 +255,7 @@ impl Shared {
         let session = self.last_session.get() + 1;
         self.last_session.set(session);
         self.up.borrow_mut().insert(node, session);
+        self.observed.linked(node);
         let outbox = &self.outboxes.0[&node];
         *outbox.outgoing() = Outgoing { session: Some(session), ..Outgoing::default() };
         for worker in 0..self.inboxes.len() {
@@ -315,13 +321,14 @@ mod tests {
             };
             let (inboxes, mut receivers) = Inboxes::new(1);
             let outboxes = Arc::new(Outboxes::new(&cluster));
+            let observed = Arc::new(Observed::new(Some(&cluster)));
             let membership = Membership { cluster, listener };
             let clock = Clock { started: std::time::Instant::now() };
             let dir = tempfile::TempDir::new().unwrap();
             let known = Known::read(dir.path().join("peers.json")).unwrap();
             let incarnation = Incarnation { id: node, replaced_at: 0 };
             let own = Own { cluster_id, incarnation, known };
-            start(membership, own, clock, inboxes, Arc::clone(&outboxes)).unwrap();
+            start(membership, own, clock, inboxes, Arc::clone(&outboxes), observed).unwrap();
             Self { inbox: receivers.remove(0), outboxes, _dir: dir }
         }
 
