@@ -50,7 +50,12 @@ struct Barrier {
 #[derive(Debug)]
 enum Chunk {
     Local(Segment),
-    Remote { slot: u64, request_bytes: usize, reply: Option<Vec<u8>>, muted: bool },
+    Remote {
+        slot: u64,
+        request_bytes: usize,
+        reply: Option<Vec<u8>>,
+        muted: bool,
+    },
     /// Everything before it has left once it is reached.
     Mark,
 }

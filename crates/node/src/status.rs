@@ -237,7 +237,11 @@ impl NodeStatus {
 
     /// Shards that nobody leads, as far as this node knows.
     pub fn leaderless(&self) -> usize {
-        self.workers.shards.iter().filter(|s| s.role == Role::Follower && s.leader.is_none()).count()
+        self.workers
+            .shards
+            .iter()
+            .filter(|s| s.role == Role::Follower && s.leader.is_none())
+            .count()
     }
 
     /// Whether this node reaches more than half of the nodes, itself included.

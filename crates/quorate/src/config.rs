@@ -160,8 +160,17 @@ impl Config {
                 peer_listen: args.peer_listen.as_ref(),
             },
         };
-        let names =
-            ["listen", "http", "data", "durability", "workers", "memory", "journal", "log_format", "log"];
+        let names = [
+            "listen",
+            "http",
+            "data",
+            "durability",
+            "workers",
+            "memory",
+            "journal",
+            "log_format",
+            "log",
+        ];
         let of_cluster = ["cluster", "node", "peers", "peer_listen"];
         let cluster = Env::prefixed("QUORATE_").only(&of_cluster).map(|name| match name.as_str() {
             "cluster" => "cluster.name".into(),

@@ -104,7 +104,10 @@ impl Server {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
         let known = matches!(request.uri().path(), "/metrics" | "/health" | "/health/live");
         if !known {
             let text = "There is /metrics, /health and /health/live here.\n";

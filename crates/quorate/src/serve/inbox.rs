@@ -10,8 +10,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
-use tokio::sync::oneshot;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 /// Bytes of other nodes that may wait for a worker; beyond, no peer's socket is read.
 const PEER_BYTES_MAX: usize = 64 << 20;

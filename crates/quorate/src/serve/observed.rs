@@ -38,9 +38,9 @@ struct SeenJournal {
 
 impl Observed {
     pub(crate) fn new(cluster: Option<&Cluster>) -> Self {
-        let peers = cluster.into_iter().flat_map(|cluster| {
-            cluster.peers.iter().filter(|(peer, _)| **peer != cluster.node)
-        });
+        let peers = cluster
+            .into_iter()
+            .flat_map(|cluster| cluster.peers.iter().filter(|(peer, _)| **peer != cluster.node));
         let link = |(&node, address): (&NodeId, &String)| {
             (node, LinkFacts { node, address: address.clone(), ..LinkFacts::default() })
         };

@@ -84,7 +84,17 @@ impl<'a> Session<'a> {
         let link = Link::new(shared.hello(), expected, now);
         let mut link = link.with_incarnation(shared.own.incarnation);
         let out = link.start(now);
-        Self { shared, stream, link, stranger, up: None, out, written: 0, events: Vec::new(), ping_at: 0 }
+        Self {
+            shared,
+            stream,
+            link,
+            stranger,
+            up: None,
+            out,
+            written: 0,
+            events: Vec::new(),
+            ping_at: 0,
+        }
     }
 
     /// Carries parcels until the session breaks.
