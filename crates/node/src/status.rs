@@ -8,6 +8,9 @@
 //!
 //! A node tells what *it* knows. Whether its peers agree is for whoever asks all of them.
 
+#[cfg(test)]
+mod tests;
+
 use crate::config::Config;
 use crate::event::Time;
 use crate::histogram::Histogram;

@@ -96,7 +96,7 @@ pub(super) fn verdict(survey: &Survey, problems: &[Problem]) -> Line {
     let text = match problems {
         [] => {
             let (nodes, shards) = (survey.nodes.len(), survey.shards().len());
-            let copies = if nodes > 1 { ", all copies up to date" } else { "" };
+            let copies = if nodes > 1 { ", all copies keep up" } else { "" };
             format!("{}, {}{copies}", count(nodes, "node"), count(shards, "shard"))
         }
         [one] => one.what.clone(),

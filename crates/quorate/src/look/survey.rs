@@ -186,3 +186,80 @@ fn ask(node: u64, address: Option<String>) -> Asked {
 pub(super) fn numbers(survey: &Survey) -> BTreeSet<u64> {
     survey.answers().map(|facts| facts.node).collect()
 }
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+    use serde_json::json;
+
+    /// What the nodes 1, 2, … answered, or in a text why they did not.
+    pub(in crate::look) fn survey(answers: &[Value]) -> Survey {
+        let asked = |(node, raw): (u64, &Value)| {
+            let answer = match raw.as_str() {
+                Some(why) => Err(why.to_owned()),
+                None => Ok(Answer { facts: Facts::deserialize(raw).unwrap(), raw: raw.clone() }),
+            };
+            Asked { node, address: Some(format!("host{node}:6379")), answer }
+        };
+        Survey { nodes: (1..).zip(answers).map(asked).collect() }
+    }
+
+    /// Three nodes in order with two shards; the first two lead one each.
+    pub(in crate::look) fn cluster() -> Vec<Value> {
+        let node = |node: u64| {
+            let peers = (1..=3).filter(|peer| *peer != node);
+            let shard = |shard: u64| {
+                let leads = shard + 1 == node;
+                let others = (1..=3).filter(|peer| *peer != node);
+                let lag: Vec<_> = others.map(|n| json!({"node": n, "entries": 0})).collect();
+                json!({
+                    "shard": shard, "space": 0, "first_slot": shard * 8_192,
+                    "last_slot": shard * 8_192 + 8_191, "state": "serving", "leader": shard + 1,
+                    "role": if leads { "leader" } else { "follower" }, "term": 2,
+                    "lag": if leads { lag } else { Vec::new() },
+                    "keys": 1_000 * (shard + 1), "memory_bytes": 1 << 20, "commands": 0,
+                })
+            };
+            json!({
+                "node": node, "version": "1.0.0", "run_id": "a", "uptime_ms": 60_000,
+                "time_ms": 100_000, "quorum": true, "stopping": false,
+                "peers": peers
+                    .map(|peer| json!({"node": peer, "up": true, "round_trip_us": 250}))
+                    .collect::<Vec<_>>(),
+                "spaces": [{"name": "default", "prefix": "", "durability": "sync"}],
+                "shards": [shard(0), shard(1)],
+                "load": {"clients": 5, "commands": 0, "recent_latency": {"p50_us": 90, "p99_us": 1_500}},
+                "memory": {"data_bytes": 3 << 20, "data_bytes_max": 1 << 30, "process_bytes": 50 << 20},
+                "journal": {"bytes": 16 << 20, "recent_sync_latency": {"p99_us": 4_000}},
+                "disk": {"full": false, "throttled": false},
+            })
+        };
+        (1..=3).map(node).collect()
+    }
+
+    #[test]
+    fn nodes_are_asked_once_and_where_they_are() {
+        let mut answers = cluster();
+        answers[0]["peers"] = json!([
+            {"node": 2, "client_address": "0.0.0.0:7002"}, {"node": 3},
+            {"node": 4, "client_address": "d:1"}
+        ]);
+        let seen = survey(&answers[..1]);
+        let mut nodes: BTreeMap<u64, Asked> =
+            seen.nodes.into_iter().map(|asked| (asked.node, asked)).collect();
+        let address = |text: &str| Some(text.to_owned());
+        let expected = [(2, address("h:7002")), (3, None), (4, address("d:1"))];
+        assert_eq!(wanted(&nodes, "h"), expected.into());
+        // A node that nobody could name is asked as soon as somebody can.
+        for (node, address) in expected {
+            let answer = Err("no".into());
+            nodes.insert(node, Asked { node, address, answer });
+        }
+        assert_eq!(wanted(&nodes, "h"), BTreeMap::new());
+        let mut second = answers[1].clone();
+        second["peers"] = json!([{"node": 3, "client_address": "c:1"}]);
+        let facts = Facts::deserialize(&second).unwrap();
+        nodes.get_mut(&2).unwrap().answer = Ok(Answer { facts, raw: second });
+        assert_eq!(wanted(&nodes, "h"), [(3, address("c:1"))].into());
+    }
+}

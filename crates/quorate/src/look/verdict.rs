@@ -212,3 +212,90 @@ impl Found {
 fn name(node: u64) -> String {
     if node == 0 { "the node".into() } else { format!("node {node}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::look::survey::testing::{cluster, survey};
+    use serde_json::json;
+
+    fn said(survey: &Survey) -> (Health, Vec<String>) {
+        let problems = problems(survey);
+        (health(&problems), problems.into_iter().map(|problem| problem.what).collect())
+    }
+
+    #[test]
+    fn a_cluster_in_order_is_healthy() {
+        assert_eq!(said(&survey(&cluster())), (Health::Healthy, vec![]));
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_degrades() {
+        let mut nodes = cluster();
+        nodes[1] = json!("nothing listens there");
+        for node in [0, 2] {
+            nodes[node]["peers"] = json!([{"node": 2, "up": false}]);
+        }
+        let (health, said) = said(&survey(&nodes));
+        assert_eq!(health, Health::Degraded);
+        assert_eq!(said, ["node 2 at host2:6379 does not answer: nothing listens there"]);
+    }
+
+    #[test]
+    fn a_shard_is_not_served_by_a_leader_that_is_gone() {
+        let mut nodes = cluster();
+        nodes[0] = json!("nothing listens there");
+        for node in [1, 2] {
+            nodes[node]["peers"] = json!([{"node": 1, "up": false}]);
+        }
+        let (health, said) = said(&survey(&nodes));
+        assert_eq!((health, said[0].as_str()), (Health::Down, "1 of 2 shards have no leader"));
+        // One that only this machine cannot reach still leads.
+        for node in [1, 2] {
+            nodes[node]["peers"] = json!([{"node": 1, "up": true}]);
+        }
+        let seen = survey(&nodes);
+        let problems = problems(&seen);
+        assert_eq!(super::health(&problems), Health::Degraded);
+        assert!(problems[0].advice.contains("network between you"), "{problems:?}");
+    }
+
+    #[test]
+    fn the_leader_of_the_higher_term_is_believed() {
+        let mut nodes = cluster();
+        nodes[2]["shards"][0] = json!({"shard": 0, "role": "leader", "state": "serving", "term": 9});
+        assert_eq!(survey(&nodes).shards()[0].leader, Some(3));
+    }
+
+    #[test]
+    fn each_trouble_is_named() {
+        for (node, pointer, value, health, words) in [
+            (0, "/quorum", json!(false), Health::Down, "node 1 reaches no majority"),
+            (1, "/disk/full", json!(true), Health::Down, "the disk of node 2 is full"),
+            (1, "/disk/throttled", json!(true), Health::Degraded, "node 2: writes wait"),
+            (2, "/stopping", json!(true), Health::Degraded, "node 3 is about to stop"),
+            (2, "/shards/1/state", json!("lost"), Health::Degraded, "node 3: 1 copy lost"),
+            (0, "/peers/0/up", json!(false), Health::Degraded, "nodes 1 and 2 have no link"),
+            (
+                0,
+                "/shards/0/lag",
+                json!([{"node": 3, "entries": 1_001}]),
+                Health::Degraded,
+                "node 3 is behind in 1 shard, by up to 1001 entries",
+            ),
+            (
+                1,
+                "/journal/recent_sync_latency/p99_us",
+                json!(600_000),
+                Health::Degraded,
+                "node 2: a sync of the journal takes more",
+            ),
+        ] {
+            let mut nodes = cluster();
+            *nodes[node].pointer_mut(pointer).unwrap() = value;
+            let (seen, said) = said(&survey(&nodes));
+            assert_eq!((seen, said.len()), (health, 1), "{pointer}: {said:?}");
+            assert!(said[0].starts_with(words), "{pointer}: {said:?}");
+        }
+    }
+}

@@ -304,3 +304,100 @@ fn data(facts: &Facts) -> Cell {
     let style = if full { Style::Warn } else { Style::Plain };
     (style, short_bytes(memory.data_bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::look::survey::testing::{cluster, survey};
+    use serde_json::{Value, json};
+
+    fn screen(view: &View, width: usize, height: usize) -> Vec<String> {
+        view.lines(width, height).iter().map(|line| line.show(false, width)).collect()
+    }
+
+    /// The same nodes a second later.
+    fn later(mut nodes: Vec<Value>) -> Vec<Value> {
+        for node in nodes.iter_mut().filter(|node| node.is_object()) {
+            node["uptime_ms"] = json!(61_000);
+            node["load"]["commands"] = json!(12_000);
+            node["shards"][0]["commands"] = json!(100);
+            node["shards"][1]["commands"] = json!(4_500);
+        }
+        nodes
+    }
+
+    #[test]
+    fn a_small_screen_shows_nodes_and_the_busiest_shards() {
+        let mut view = View::new();
+        assert_eq!(screen(&view, 80, 24), ["asking the nodes …"]);
+        view.take(survey(&cluster()));
+        view.take(survey(&later(cluster())));
+        let got = screen(&view, 80, 24);
+        let expected = "\
+● healthy: 3 nodes, 2 shards, all copies keep up
+
+36.0k req/s   in 0/s   out 0/s   15 clients   3.0k keys
+
+NODE  STATE  REQ/S     P99  SYNC P99    LINK  LEADS  DATA  PROCESS  JOURNAL
+   1  ok     12.0k  1.5 ms    4.0 ms  250 µs      1  3.0M    50.0M    16.0M
+   2  ok     12.0k  1.5 ms    4.0 ms  250 µs      1  3.0M    50.0M    16.0M
+   3  ok     12.0k  1.5 ms    4.0 ms  250 µs      0  3.0M    50.0M    16.0M
+
+SHARD  SPACE    REQ/S  LEADER  LAG  KEYS  DATA  SLOTS
+    1  default   4.5k       2    0  2.0k  1.0M  8192-16383
+    0  default    100       1    0  1.0k  1.0M  0-8191";
+        let expected: Vec<&str> = expected.lines().collect();
+        assert_eq!(got[..expected.len()], expected);
+        assert_eq!(got.len(), 24);
+        assert_eq!(got[23], "q quit · s sort shards by keys (now load)");
+        assert!(got[expected.len()..23].iter().all(String::is_empty), "{got:?}");
+        assert!(screen(&view, 200, 24)[4].contains("CLIENTS"), "a wide screen has room for more");
+    }
+
+    #[test]
+    fn every_size_fits() {
+        let mut view = View::new();
+        let mut nodes = later(cluster());
+        nodes[1] = json!("no connection in 1 s");
+        view.take(survey(&nodes));
+        for (width, height) in [(1, 1), (20, 3), (40, 10), (80, 24), (300, 100)] {
+            let got = screen(&view, width, height);
+            assert_eq!(got.len(), height);
+            assert!(got.iter().all(|line| line.chars().count() <= width), "{width}: {got:?}");
+        }
+        let got = screen(&view, 80, 24).join("\n");
+        assert!(got.contains("   2  away"), "{got}");
+        assert!(got.starts_with("✖ down: 1 of 2 shards have no leader, and 1 thing more"), "{got}");
+    }
+
+    #[test]
+    fn keys_sort_and_end() {
+        let mut view = View::new();
+        view.take(survey(&cluster()));
+        let foot = |view: &View| screen(view, 80, 24)[23].clone();
+        for now in ["keys", "memory", "lag", "load"] {
+            assert!(view.press(b"s"));
+            assert!(foot(&view).ends_with(&format!("(now {now})")), "{}", foot(&view));
+        }
+        // Arrows begin with the byte of Escape.
+        assert!(view.press(b"\x1b[A") && view.press(b"x"));
+        for end in [&b"q"[..], b"\x1b", b"\x03"] {
+            assert!(!view.press(end));
+        }
+    }
+
+    #[test]
+    fn a_node_that_started_anew_has_no_rate_over_its_lives() {
+        let mut view = View::new();
+        view.take(survey(&later(cluster())));
+        let mut anew = cluster();
+        anew[0]["run_id"] = json!("b");
+        anew[0]["uptime_ms"] = json!(70_000);
+        anew[0]["load"]["commands_per_second"] = json!(7.0);
+        anew[1]["uptime_ms"] = json!(62_000);
+        view.take(survey(&anew));
+        assert_eq!(view.rates[&1].commands, 7.0);
+        // Another one whose counters were set back is at rest, rather than far below zero.
+        assert_eq!(view.rates[&2].commands, 0.0);
+    }
+}
