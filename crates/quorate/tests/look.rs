@@ -260,7 +260,8 @@ fn bad_requests_and_slow_clients_hold_nothing_up() {
     assert_eq!((code, body.contains("\"status\":\"ok\"")), (200, true), "{head} {body}");
     assert_eq!(get(http, "/health/live").0, 200);
     assert_eq!(get(http, "/").0, 404);
-    let post = b"POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let post =
+        b"POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     let answer = rest(send(http, post));
     assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET, HEAD"), "{answer}");
     let garbage = rest(send(http, b"\x16\x03\x01 nonsense\r\n\r\n"));

@@ -263,7 +263,8 @@ mod tests {
     #[test]
     fn the_leader_of_the_higher_term_is_believed() {
         let mut nodes = cluster();
-        nodes[2]["shards"][0] = json!({"shard": 0, "role": "leader", "state": "serving", "term": 9});
+        nodes[2]["shards"][0] =
+            json!({"shard": 0, "role": "leader", "state": "serving", "term": 9});
         assert_eq!(survey(&nodes).shards()[0].leader, Some(3));
     }
 

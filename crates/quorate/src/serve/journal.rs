@@ -297,6 +297,7 @@ impl JournalThread {
         let prepared = self.journal.prepare()?;
         let room = self.journal.room()?;
         self.observed.disk_free(room.disk_free_bytes);
+        self.observed.journal_bytes(self.journal.bytes());
         let is_low = |reserve_bytes| room.disk_free_bytes < reserve_bytes;
         let is_short = room.prepared_bytes < DISK_RESERVE_BYTES / 2;
         // The current segment cannot go, however far the tables are: waiting for it would not end.

@@ -111,7 +111,9 @@ impl<'a> Session<'a> {
     pub(super) fn end(self, broken: &Broken) -> bool {
         let Some((node, session)) = self.up else { return false };
         tracing::warn!("the link with node {node} broke: {broken}");
-        self.shared.observed.not_linked(node, &broken.to_string());
+        if self.shared.is_up(node, session) {
+            self.shared.observed.not_linked(node, &broken.to_string());
+        }
         self.shared.on_down(node, session);
         // It may have taken what should wake a later session.
         self.shared.outboxes.0[&node].wake.notify_one();
