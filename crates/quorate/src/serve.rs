@@ -532,8 +532,8 @@ fn announce(config: &Config, dir: &DataDir, node: &Node, started: Instant) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(
         out,
-        "\n  Quorate {version}\n\n{cluster}  listening   {listen}\n{http}  data        {data}\n  durability  \
-         {durability}\n  workers     {workers}\n  keys        {keys}, recovered in {ms} ms\
+        "\n  Quorate {version}\n\n{cluster}  listening   {listen}\n{http}  data        \
+         {data}\n  durability  {durability}\n  workers     {workers}\n  keys        {keys}, recovered in {ms} ms\
          {replayed}\n\n  Try it:     redis-cli -p {port} set greeting hello\n  Stop it:    Ctrl-C\n",
         version = env!("CARGO_PKG_VERSION"),
         cluster = node.cluster.as_ref().map_or_else(String::new, introduce),

@@ -249,7 +249,7 @@ pub(super) mod testing {
             seen.nodes.into_iter().map(|asked| (asked.node, asked)).collect();
         let address = |text: &str| Some(text.to_owned());
         let expected = [(2, address("h:7002")), (3, None), (4, address("d:1"))];
-        assert_eq!(wanted(&nodes, "h"), expected.into());
+        assert_eq!(wanted(&nodes, "h"), expected.clone().into());
         // A node that nobody could name is asked as soon as somebody can.
         for (node, address) in expected {
             let answer = Err("no".into());
