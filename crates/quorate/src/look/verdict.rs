@@ -232,13 +232,13 @@ mod tests {
     #[test]
     fn a_node_that_does_not_answer_degrades() {
         let mut nodes = cluster();
-        nodes[1] = json!("nothing listens there");
-        for node in [0, 2] {
-            nodes[node]["peers"] = json!([{"node": 2, "up": false}]);
+        nodes[2] = json!("nothing listens there");
+        for node in [0, 1] {
+            nodes[node]["peers"] = json!([{"node": 3, "up": false}]);
         }
         let (health, said) = said(&survey(&nodes));
         assert_eq!(health, Health::Degraded);
-        assert_eq!(said, ["node 2 at host2:6379 does not answer: nothing listens there"]);
+        assert_eq!(said, ["node 3 at host3:6379 does not answer: nothing listens there"]);
     }
 
     #[test]
