@@ -126,7 +126,7 @@ fn peer_of(peer: &PeerStatus, status: &NodeStatus) -> Value {
 
 /// Where clients reach a peer. One that listens on every address of its machine is reached where
 /// the other nodes reach it.
-fn client_address<'a>(peer: &'a PeerStatus, link: Option<&LinkFacts>) -> Option<Value> {
+fn client_address(peer: &PeerStatus, link: Option<&LinkFacts>) -> Option<Value> {
     let told = peer.about.as_ref().map(|about| about.client_address.as_str())?;
     let (host, port) = told.rsplit_once(':')?;
     if !matches!(host, "0.0.0.0" | "[::]") {
