@@ -73,6 +73,7 @@ fn plain(c: char) -> char {
 pub(super) type Cell = (Style, String);
 
 /// A cell without a style.
+#[allow(clippy::needless_pass_by_value)] // Numbers and texts alike, as they come.
 pub(super) fn cell(text: impl ToString) -> Cell {
     (Style::Plain, text.to_string())
 }
@@ -98,7 +99,7 @@ pub(super) fn table(titles: &[&str], rows: Vec<Vec<Cell>>) -> Vec<Line> {
         }
         line
     };
-    std::iter::once(head).chain(rows.clone()).map(line).collect()
+    std::iter::once(head).chain(rows).map(line).collect()
 }
 
 /// A table that fits a width: columns whose title has a higher number go first, and those with 0

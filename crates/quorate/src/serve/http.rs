@@ -125,11 +125,11 @@ impl Server {
             ("/metrics", Err(silent)) => {
                 reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{silent}\n"))
             }
-            ("/health", Ok(status)) => health(status.node(), reasons(&status), warnings(&status)),
-            (_, Ok(status)) => health(status.node(), Vec::new(), Vec::new()),
+            ("/health", Ok(status)) => health(status.node(), &reasons(&status), &warnings(&status)),
+            (_, Ok(status)) => health(status.node(), &[], &[]),
             (_, Err(silent)) => {
                 let node = self.source.config.cluster.as_ref().map_or(0, |c| c.node);
-                health(node, vec![silent], Vec::new())
+                health(node, &[silent], &[])
             }
         })
     }
@@ -177,7 +177,7 @@ fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<
         .expect("the headers are plain words")
 }
 
-fn health(node: u64, reasons: Vec<String>, warnings: Vec<String>) -> Response<Full<Bytes>> {
+fn health(node: u64, reasons: &[String], warnings: &[String]) -> Response<Full<Bytes>> {
     let (code, status) = if reasons.is_empty() {
         (StatusCode::OK, "ok")
     } else {
