@@ -280,12 +280,9 @@ fn bad_requests_and_slow_clients_hold_nothing_up() {
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
     }
 
-    let taken = Node::start(TempDir::new().expect("a directory").path(), &[]);
-    let refused = common::node::run_to_end(
-        free_address(),
-        TempDir::new().expect("a directory").path(),
-        &["--http", &taken.address.to_string()],
-    );
+    let other = TempDir::new().expect("a temporary directory");
+    let taken = ["--http", &node.address.to_string()];
+    let refused = common::node::run_to_end(free_address(), other.path(), &taken);
     assert_eq!(refused.status.code(), Some(1));
     assert!(refused.stderr.contains("cannot serve HTTP on"), "{refused:?}");
 }
