@@ -127,6 +127,9 @@ pub trait Log: Send {
     /// Whether this replica leads.
     fn is_leader(&self) -> bool;
 
+    /// While this replica leads: how far the others are, ascending by node.
+    fn followers(&self) -> Vec<Follower>;
+
     /// The current term.
     fn term(&self) -> Term;
 
@@ -148,6 +151,15 @@ pub trait Log: Send {
 
     /// Appends to `out` what there is to do since the last call.
     fn take(&mut self, out: &mut Outputs);
+}
+
+/// How far a replica is, as its leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    /// Whose replica it is.
+    pub node: NodeId,
+    /// It holds durably what the leader has up to here.
+    pub matched: Index,
 }
 
 /// Who holds replicas of a shard.

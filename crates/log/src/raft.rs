@@ -47,7 +47,7 @@ mod store;
 mod tests;
 mod wire;
 
-use crate::{Leadership, Log, Members, NotLeader, Outputs};
+use crate::{Follower, Leadership, Log, Members, NotLeader, Outputs};
 pub use lease::{CLOCK_DRIFT_MAX_PERCENT, LEASE_MS};
 use lease::{Lease, Promise};
 use lost::{Loss, Patient};
@@ -478,6 +478,17 @@ impl Log for RaftLog {
 
     fn is_leader(&self) -> bool {
         self.leading.is_some()
+    }
+
+    fn followers(&self) -> Vec<Follower> {
+        if self.leading.is_none() {
+            return Vec::new();
+        }
+        let peers = self.raft.prs().iter().filter(|(id, _)| **id != self.id);
+        let mut all: Vec<_> =
+            peers.map(|(id, peer)| Follower { node: *id, matched: peer.matched }).collect();
+        all.sort_unstable_by_key(|follower| follower.node);
+        all
     }
 
     fn term(&self) -> Term {

@@ -56,7 +56,7 @@ fn main() {
     });
     let mut worker = Worker::new(0, Arc::new(config), starts.collect(), 1).expect("a new worker");
     let mut effects = Vec::new();
-    let now = Time { wall: 1_700_000_000_000, mono: 1 };
+    let now = Time { wall: 1_700_000_000_000, mono: 1, mono_us: 1_000 };
     let connected = Event::Connected { conn: 1, peer: "a:1".into(), local: "b:2".into() };
     worker.step(now, connected, &mut effects);
     let mut prng = Prng::new(3);

@@ -1,7 +1,7 @@
 //! Questions that every worker answers: INFO, CLIENT LIST, CONFIG SET.
 
 use crate::conn::{Conn, Parked};
-use crate::event::WorkerId;
+use crate::event::{Effect, WorkerId};
 use crate::job::{JobId, Origin, State, Work};
 use crate::message::{Answer, Message, Question};
 use crate::worker::Worker;
@@ -15,7 +15,9 @@ impl Worker {
     pub(crate) fn ask(&mut self, conn: &mut Conn, question: &Question) {
         let own = self.answer(question, Some(conn));
         let this = self.id;
-        if self.config.workers == 1 || conn.in_exec {
+        // What only the outside can see is asked for as if it were one worker more.
+        let outside = *question == Question::Status;
+        if self.config.workers == 1 && !outside || conn.in_exec {
             if question.changes() {
                 for worker in (0..self.config.workers).filter(|&w| w != this) {
                     self.tell(worker, Message::Ask { job: NO_JOB, question: question.clone() });
@@ -23,13 +25,16 @@ impl Worker {
             }
             return self.conclude(conn, question, vec![own]);
         }
-        let missing = usize::from(self.config.workers) - 1;
+        let missing = usize::from(self.config.workers) - 1 + usize::from(outside);
         let mut job =
             self.new_job(Origin::Local(conn.id), conn.proto, Work::Ask(question.clone()), &[]);
         job.state = State::Asking { missing, answers: vec![own] };
         conn.parked = Some(Parked::Job(job.id));
         for worker in (0..self.config.workers).filter(|&w| w != this) {
             self.tell(worker, Message::Ask { job: job.id, question: question.clone() });
+        }
+        if outside {
+            self.effects.push(Effect::Observe { job: job.id });
         }
         self.jobs.insert(job.id, job);
     }

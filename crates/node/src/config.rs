@@ -61,6 +61,9 @@ pub struct About {
     pub data_dir: String,
     /// The configuration file; empty if there is none.
     pub config_file: String,
+    /// `ADDR:PORT` where clients connect, told to the other nodes of the cluster; empty if it is
+    /// nobody's business.
+    pub client_address: String,
 }
 
 impl Config {

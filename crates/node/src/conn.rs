@@ -4,6 +4,7 @@ use crate::dispatch::Command;
 use crate::event::{ConnId, WorkerId};
 use crate::job::{Args, JobId};
 use crate::output::{Output, Owner};
+use crate::timed::Timed;
 use quorate_base::Millis;
 use quorate_resp::{Decoder, Proto, Reply};
 use std::collections::BTreeSet;
@@ -71,6 +72,7 @@ pub(crate) struct Conn {
     pub(crate) created: Millis,
     pub(crate) used: Millis,
     pub(crate) commands: u64,
+    pub(crate) timed: Timed,
     pub(crate) reply_mode: ReplyMode,
     pub(crate) no_evict: bool,
     pub(crate) no_touch: bool,
@@ -149,6 +151,7 @@ impl Conn {
             created: now,
             used: now,
             commands: 0,
+            timed: Timed::default(),
             reply_mode: ReplyMode::On,
             no_evict: false,
             no_touch: false,

@@ -1,6 +1,8 @@
 //! What enters a worker and what leaves it.
 
+use crate::job::JobId;
 use crate::message::Message;
+use crate::status::Outside;
 use quorate_base::ids::NodeId;
 use quorate_base::{Millis, ShardId};
 use quorate_data::table::{Flush, Mark};
@@ -20,6 +22,9 @@ pub struct Time {
     pub wall: Millis,
     /// Since any fixed point. Timeouts are measured by it; it never goes back.
     pub mono: Millis,
+    /// The same clock as `mono`, finer: in microseconds. Durations are counted by it, and nothing
+    /// is decided.
+    pub mono_us: u64,
 }
 
 /// What happened outside.
@@ -119,6 +124,13 @@ pub enum Event<'a> {
     },
     /// Time passed; wanted at [`crate::Worker::next_deadline`].
     Tick,
+    /// The answer to [`Effect::Observe`].
+    Observed {
+        /// Who asked.
+        job: JobId,
+        /// What the outside knows.
+        outside: Box<Outside>,
+    },
     /// The node is about to stop: no new commands, flush everything.
     Shutdown,
 }
@@ -151,6 +163,18 @@ pub enum Effect {
         to: NodeId,
         /// Messages for workers of that node, see [`crate::peer`].
         bytes: Vec<u8>,
+    },
+    /// Tell what only the outside knows of this node; answered by [`Event::Observed`].
+    Observe {
+        /// Who asks.
+        job: JobId,
+    },
+    /// Note how long a message to another node and its answer took, from worker to worker.
+    RoundTrip {
+        /// Which node.
+        node: NodeId,
+        /// What [`crate::peer::ping`] was given.
+        stamp: u64,
     },
     /// Tell another worker of this node.
     Message {

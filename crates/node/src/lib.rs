@@ -15,6 +15,8 @@
 //! session/        commands about connection and server
 //! upkeep.rs       expiry, flushes, memory
 //! replica.rs      shards that other nodes share: leading, following, requests and their fate
+//! timed.rs        how long clients wait for their replies
+//! status.rs       what a node can tell of itself
 //! peer.rs         what nodes say to each other
 //! link.rs         one session between two nodes
 //! output.rs       replies in order, held until they are committed
@@ -30,6 +32,7 @@ pub mod config;
 mod conn;
 mod dispatch;
 mod event;
+mod histogram;
 mod job;
 pub mod link;
 mod message;
@@ -40,13 +43,16 @@ mod replica;
 mod session;
 mod shard;
 mod stats;
+pub mod status;
 pub mod testing;
+mod timed;
 mod transaction;
 mod upkeep;
 mod worker;
 
 pub use config::Config;
 pub use event::{ConnId, Effect, Event, Frame, Time, WorkerId};
+pub use histogram::Histogram;
 pub use job::JobId;
 pub use message::{ClientFilter, Message, home};
 pub use replica::ReplicaView;

@@ -156,12 +156,14 @@ pub enum Question {
     ResetStats,
     /// QUORATE SHARDS.
     Replicas,
+    /// QUORATE STATUS.
+    Status,
 }
 
 impl Question {
     /// True if a worker that answers it changes.
     pub(crate) fn changes(&self) -> bool {
-        !matches!(self, Self::Info(_) | Self::ClientList(_) | Self::Replicas)
+        !matches!(self, Self::Info(_) | Self::ClientList(_) | Self::Replicas | Self::Status)
     }
 }
 
@@ -187,6 +189,10 @@ pub enum Answer {
     Stats(Box<crate::stats::Stats>),
     /// To `ClientList` and `Replicas`: lines by the id of the client or shard.
     Lines(Vec<(ConnId, String)>),
+    /// To `Status`.
+    Status(Box<crate::status::WorkerStatus>),
+    /// To `Status`, from the outside.
+    Outside(Box<crate::status::Outside>),
     /// How many were affected.
     Count(u64),
 }

@@ -29,6 +29,8 @@ pub(crate) struct Output {
     owed_bytes: usize,
     /// What is written now may be dropped.
     muted: bool,
+    /// A mark has been set and not been reached.
+    marked: bool,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +50,14 @@ struct Barrier {
 #[derive(Debug)]
 enum Chunk {
     Local(Segment),
-    Remote { slot: u64, request_bytes: usize, reply: Option<Vec<u8>>, muted: bool },
+    Remote {
+        slot: u64,
+        request_bytes: usize,
+        reply: Option<Vec<u8>>,
+        muted: bool,
+    },
+    /// Everything before it has left once it is reached.
+    Mark,
 }
 
 impl Output {
@@ -61,6 +70,7 @@ impl Output {
             queued_bytes: 0,
             owed_bytes: 0,
             muted: false,
+            marked: false,
         }
     }
 
@@ -107,6 +117,19 @@ impl Output {
     #[inline]
     pub(crate) fn is_muted(&self) -> bool {
         self.muted
+    }
+
+    /// Marks the end of what was written so far; one mark at a time.
+    pub(crate) fn set_mark(&mut self) {
+        self.push_tail();
+        self.queue.push_back(Chunk::Mark);
+        self.marked = true;
+    }
+
+    /// True until everything before the mark has been taken.
+    #[inline]
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marked
     }
 
     fn push_tail(&mut self) {
@@ -183,6 +206,7 @@ impl Output {
         while let Some(chunk) = self.queue.front_mut() {
             match chunk {
                 Chunk::Remote { reply: None, .. } => return false,
+                Chunk::Mark => self.marked = false,
                 Chunk::Remote { reply: Some(reply), .. } => append(out, reply),
                 Chunk::Local(segment) => {
                     if !segment.release(out, committed) {

@@ -41,6 +41,14 @@ pub(crate) fn put(parcel: &mut Vec<u8>, address: Address, body: &[u8]) {
     put_bytes(parcel, body);
 }
 
+/// A parcel that asks for a sign of life: the workers answer with [`crate::Effect::RoundTrip`] at
+/// the node that sent it. A node of a release that does not know it says nothing.
+pub fn ping(stamp: u64) -> Vec<u8> {
+    let mut parcel = Vec::new();
+    put(&mut parcel, Address::Worker(0), &message::PeerMessage::Ping { stamp }.encode());
+    parcel
+}
+
 /// The next message of a parcel; `None` if the rest makes no sense.
 pub(crate) fn next<'a>(reader: &mut Reader<'a>) -> Option<(Address, &'a [u8])> {
     let address = match reader.varint()? {

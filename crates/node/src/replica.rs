@@ -31,6 +31,7 @@ use crate::job::Origin;
 use crate::peer::message::{PeerMessage, Refusal};
 use crate::peer::{self, Address};
 use crate::shard::Shard;
+use crate::status::{PeerAbout, PeerStatus};
 use crate::worker::{InFlight, Worker, record_bytes};
 use gateway::Gateway;
 use quorate_base::ids::NodeId;
@@ -130,6 +131,10 @@ struct Link {
     /// Another number each time it comes up; 0 while it is down.
     session: u64,
     parcel: Vec<u8>,
+    /// When it came up or went down, by the wall clock; 0 if it never did.
+    since: Millis,
+    /// What the node there told of itself.
+    about: Option<PeerAbout>,
 }
 
 impl Peers {
@@ -147,6 +152,17 @@ impl Peers {
     /// The session of the link to `node`, while it is up.
     pub(crate) fn link(&self, node: NodeId) -> Option<u64> {
         self.links.get(&node).map(|link| link.session).filter(|session| *session != 0)
+    }
+
+    /// How the links are, in a node that started at this time.
+    pub(crate) fn status(&self, started: Millis) -> Vec<PeerStatus> {
+        let status = |(&node, link): (&NodeId, &Link)| PeerStatus {
+            node,
+            up: link.session != 0,
+            since: if link.since == 0 { started } else { link.since },
+            about: link.about.clone(),
+        };
+        self.links.iter().map(status).collect()
     }
 
     /// Whether this node reaches a majority, itself included.
@@ -309,7 +325,9 @@ impl Worker {
         let Some(link) = self.peers.links.get_mut(&node) else { return };
         self.peers.links_ever += 1;
         link.session = self.peers.links_ever;
+        link.since = self.now.wall;
         link.parcel.clear();
+        self.introduce(node);
         let quorum = self.peers.has_quorum();
         for shard in 0..self.shards.len() as ShardId {
             let Some(slot) = self.shards[shard as usize].as_mut() else { continue };
@@ -329,6 +347,7 @@ impl Worker {
     pub(crate) fn on_peer_down(&mut self, node: NodeId) {
         let Some(link) = self.peers.links.get_mut(&node) else { return };
         link.session = 0;
+        link.since = self.now.wall;
         link.parcel.clear();
         for shard in 0..self.shards.len() as ShardId {
             if self.shards[shard as usize].is_none() {
@@ -359,12 +378,40 @@ impl Worker {
             let Some(message) = PeerMessage::decode(body) else { continue };
             match address {
                 Address::Shard(shard) => self.on_shard_message(from, shard, message),
-                Address::Worker(_) => {
-                    if let PeerMessage::Publish { sharded, channel, payload } = message {
-                        self.publish_here(sharded, &channel, &payload);
-                    }
+                Address::Worker(_) => self.on_worker_message(from, message),
+            }
+        }
+    }
+
+    /// Tells a node that was just linked what it may want to know of this one.
+    fn introduce(&mut self, node: NodeId) {
+        let about = &self.config.about;
+        if self.id == 0 && !about.client_address.is_empty() {
+            let about = PeerAbout {
+                client_address: about.client_address.clone(),
+                version: about.version.clone(),
+            };
+            self.post(node, Address::Worker(0), &PeerMessage::About(about));
+        }
+    }
+
+    fn on_worker_message(&mut self, from: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Publish { sharded, channel, payload } => {
+                self.publish_here(sharded, &channel, &payload);
+            }
+            PeerMessage::About(about) => {
+                if let Some(link) = self.peers.links.get_mut(&from) {
+                    link.about = Some(about);
                 }
             }
+            PeerMessage::Ping { stamp } => {
+                self.post(from, Address::Worker(0), &PeerMessage::Pong { stamp });
+            }
+            PeerMessage::Pong { stamp } => {
+                self.effects.push(Effect::RoundTrip { node: from, stamp });
+            }
+            _ => {}
         }
     }
 
@@ -391,7 +438,10 @@ impl Worker {
                 self.on_chunk_received(from, shard, transfer, number);
             }
             PeerMessage::Want => self.on_want(shard, from),
-            PeerMessage::Publish { .. } => {}
+            PeerMessage::Publish { .. }
+            | PeerMessage::About(_)
+            | PeerMessage::Ping { .. }
+            | PeerMessage::Pong { .. } => {}
         }
     }
 

@@ -15,6 +15,7 @@ mod docs;
 pub(crate) mod info;
 mod quorate;
 mod server;
+mod status;
 
 /// The version of Redis whose commands and replies these are, for clients that look.
 pub(crate) const REDIS_VERSION: &str = "7.2.5";

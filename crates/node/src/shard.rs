@@ -44,6 +44,8 @@ pub(crate) struct Shard {
     pub(crate) replica: Option<Box<Replica>>,
     /// How many commands used it since the memory budget last looked.
     pub(crate) uses: u64,
+    /// How many commands executed here since the node started.
+    pub(crate) commands: u64,
 }
 
 impl std::fmt::Debug for Shard {
@@ -68,6 +70,7 @@ impl Shard {
             evict: false,
             replica: None,
             uses: 0,
+            commands: 0,
         }
     }
 

@@ -1,4 +1,10 @@
-//! Counters of one worker, for INFO.
+//! Counters of one worker, for INFO and for whoever watches the node.
+
+use crate::histogram::Histogram;
+use quorate_base::Millis;
+
+/// What happened of late is what happened in the last one or two periods of this length.
+const RECENT_MS: Millis = 5_000;
 
 /// What a worker has counted since it started or since `CONFIG RESETSTAT`, and what it has now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +21,9 @@ pub struct Stats {
     pub output_bytes: u64,
     /// Keys that expired and were removed.
     pub expired: u64,
+    /// How long clients waited for their replies: from the turn that read a command to the one
+    /// that let its reply go. Commands that wait for a key to change are not in it.
+    pub latency: Histogram,
     /// Commands blocked now.
     pub blocked: u64,
     /// What else there is now; filled in when it is asked for.
@@ -65,6 +74,7 @@ impl Stats {
         self.input_bytes += other.input_bytes;
         self.output_bytes += other.output_bytes;
         self.expired += other.expired;
+        self.latency.add(&other.latency);
         self.blocked += other.blocked;
         let (now, other) = (&mut self.now, &other.now);
         now.clients += other.clients;
@@ -83,5 +93,103 @@ impl Stats {
         now.bytes_in_flight += other.bytes_in_flight;
         now.log_entries += other.log_entries;
         now.log_entries_unflushed += other.log_entries_unflushed;
+    }
+}
+
+/// Counters as they were a while ago.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    next: Millis,
+    older: (Millis, Stats),
+    newer: (Millis, Stats),
+}
+
+/// What happened of late.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Commands each second.
+    pub commands: f64,
+    /// Error replies each second.
+    pub errors: f64,
+    /// Bytes from clients each second.
+    pub input_bytes: f64,
+    /// Bytes to clients each second.
+    pub output_bytes: f64,
+    /// See [`Stats::latency`].
+    pub latency: Histogram,
+}
+
+impl Recent {
+    /// Begins anew, as the counters do.
+    pub(crate) fn reset(&mut self, now: Millis) {
+        let none = || (now, Stats::default());
+        *self = Self { next: now + RECENT_MS, older: none(), newer: none() };
+    }
+
+    /// Keeps the counters of now if it is time to.
+    #[inline]
+    pub(crate) fn look(&mut self, now: Millis, stats: &Stats) {
+        if now >= self.next {
+            self.keep(now, stats);
+        }
+    }
+
+    #[cold]
+    fn keep(&mut self, now: Millis, stats: &Stats) {
+        let first = self.next == 0;
+        self.next = now + RECENT_MS;
+        self.older = std::mem::replace(&mut self.newer, (now, stats.clone()));
+        if first {
+            self.older = self.newer.clone();
+        }
+    }
+
+    /// What happened since the older ones.
+    pub(crate) fn rates(&self, now: Millis, stats: &Stats) -> Rates {
+        let (since, old) = &self.older;
+        let seconds = now.saturating_sub(*since).max(1) as f64 / 1_000.0;
+        let rate = |now: u64, old: u64| now.saturating_sub(old) as f64 / seconds;
+        Rates {
+            commands: rate(stats.commands, old.commands),
+            errors: rate(stats.errors, old.errors),
+            input_bytes: rate(stats.input_bytes, old.input_bytes),
+            output_bytes: rate(stats.output_bytes, old.output_bytes),
+            latency: stats.latency.since(&old.latency),
+        }
+    }
+}
+
+impl Rates {
+    /// Adds those of another worker.
+    pub fn add(&mut self, other: &Self) {
+        self.commands += other.commands;
+        self.errors += other.errors;
+        self.input_bytes += other.input_bytes;
+        self.output_bytes += other.output_bytes;
+        self.latency.add(&other.latency);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_those_of_the_last_periods() {
+        let (mut recent, mut stats) = (Recent::default(), Stats::default());
+        recent.look(50_000, &stats);
+        stats.commands = 500;
+        stats.latency.record(8, 500);
+        let rates = recent.rates(51_000, &stats);
+        assert_eq!((rates.commands, rates.latency.count()), (500.0, 500));
+        // Two periods later nothing of that counts any more.
+        recent.look(50_000 + RECENT_MS, &stats);
+        assert_eq!(recent.rates(55_000, &stats).commands, 100.0);
+        recent.look(50_000 + 2 * RECENT_MS, &stats);
+        let rates = recent.rates(61_000, &stats);
+        assert_eq!((rates.commands, rates.latency.count()), (0.0, 0));
+        recent.reset(70_000);
+        stats = Stats { commands: 7, ..Stats::default() };
+        assert_eq!(recent.rates(71_000, &stats).commands, 7.0);
     }
 }

@@ -19,6 +19,7 @@ use crate::config::{About, Config, Space};
 use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 use crate::message::{Message, home};
 use crate::shard::Durability;
+use crate::status::Outside;
 use crate::worker::{ShardStart, Worker};
 use quorate_base::ids::NodeId;
 use quorate_base::{Index, Millis, Prng, ShardId};
@@ -54,6 +55,10 @@ pub struct Node {
     pub shuffle: Option<Prng>,
     /// What the workers sent to other nodes and nobody has taken yet.
     pub parcels: VecDeque<(NodeId, Vec<u8>)>,
+    /// What the outside knows of the node.
+    pub outside: Outside,
+    /// Round trips that the workers told of: the node and the stamp of the message.
+    pub round_trips: Vec<(NodeId, u64)>,
     /// A worker wanted the node to stop.
     pub shutdown_wanted: bool,
     config: Arc<Config>,
@@ -114,6 +119,7 @@ impl Node {
                 os: "Test".into(),
                 data_dir: "/data".into(),
                 config_file: String::new(),
+                client_address: "127.0.0.1:6379".into(),
             },
         }
     }
@@ -124,10 +130,12 @@ impl Node {
         let mut node = Self {
             workers: Vec::new(),
             tables: (0..shards).map(|_| MemoryTable::default()).collect(),
-            now: Time { wall: 1_700_000_000_000, mono: 1_000 },
+            now: Time { wall: 1_700_000_000_000, mono: 1_000, mono_us: 1_000_000 },
             manual_sync: false,
             shuffle: None,
             parcels: VecDeque::new(),
+            outside: Outside::default(),
+            round_trips: Vec::new(),
             shutdown_wanted: false,
             config: Arc::new(config),
             disk: vec![Disk::default(); shards],
@@ -312,7 +320,7 @@ impl Node {
 
     fn pass(&mut self, mono: Millis) {
         let passed = mono - self.now.mono;
-        self.now = Time { wall: self.now.wall + passed, mono };
+        self.now = Time { wall: self.now.wall + passed, mono, mono_us: mono * 1_000 };
     }
 
     /// Steps a worker through events of one turn and carries out what it wants, but delivers
@@ -349,6 +357,11 @@ impl Node {
             Effect::Flush(flush) => self.flush(worker, &flush),
             Effect::Shutdown => self.shutdown_wanted = true,
             Effect::Message { to, message } => self.mail.push_back((worker, to, message)),
+            Effect::Observe { job } => {
+                let outside = Box::new(self.outside.clone());
+                self.turn(worker, vec![Event::Observed { job, outside }]);
+            }
+            Effect::RoundTrip { node, stamp } => self.round_trips.push((node, stamp)),
             Effect::Peer { to, bytes } => self.parcels.push_back((to, bytes)),
         }
     }

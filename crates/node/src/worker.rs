@@ -9,13 +9,13 @@ use crate::conn::{Client, Conn, Parked};
 use crate::dispatch::{Command, Commands, ShardList};
 use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
 use crate::job::{Job, JobId, Origin, State};
-use crate::message::{Message, Requested, Travelling, home};
+use crate::message::{Answer, Message, Requested, Travelling, home};
 use crate::output::{Output, Owner};
 use crate::pubsub::PubSub;
 use crate::replica::routing::TOKENS;
 use crate::replica::{Peers, Replica};
 use crate::shard::{Durability, Shard};
-use crate::stats::Stats;
+use crate::stats::{Recent, Stats};
 use quorate_base::ids::NodeId;
 use quorate_base::limits::{ARGS_MAX, COMMAND_BYTES_MAX};
 use quorate_base::rare::RarePath;
@@ -81,6 +81,7 @@ pub struct Worker {
     pub(crate) deadlines: BTreeSet<(Millis, JobId)>,
     pub(crate) pubsub: PubSub,
     pub(crate) stats: Stats,
+    pub(crate) recent: Recent,
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
     pub(crate) reserve_used: bool,
@@ -197,6 +198,7 @@ impl Worker {
             deadlines: BTreeSet::new(),
             pubsub: PubSub::default(),
             stats: Stats::default(),
+            recent: Recent::default(),
             prng: Prng::new(seed),
             disk_full: false,
             reserve_used: false,
@@ -255,6 +257,7 @@ impl Worker {
             Event::PeerUp { node } => self.on_peer_up(node),
             Event::PeerDown { node } => self.on_peer_down(node),
             Event::Peer { from, bytes } => self.on_peer(from, bytes),
+            Event::Observed { job, outside } => self.on_answer(job, Answer::Outside(outside)),
             Event::Tick => self.on_tick(),
             Event::Shutdown => self.on_shutdown(),
         }
@@ -270,7 +273,7 @@ impl Worker {
         } else {
             self.propose_touched();
         }
-        self.send_replies();
+        self.send_replies(now.mono_us);
         self.cut();
         self.return_shards();
         self.turn_begun = false;
@@ -333,10 +336,15 @@ impl Worker {
         self.turn_begun = true;
         self.turn += 1;
         // Time as commands see it never goes back.
-        self.now = Time { wall: now.wall.max(self.now.wall), mono: now.mono.max(self.now.mono) };
+        self.now = Time {
+            wall: now.wall.max(self.now.wall),
+            mono: now.mono.max(self.now.mono),
+            mono_us: now.mono_us.max(self.now.mono_us),
+        };
         if self.turn == 1 {
             self.started = self.now;
         }
+        self.recent.look(self.now.mono, &self.stats);
         if self.in_cluster() {
             self.note_lateness();
         }
@@ -358,6 +366,8 @@ impl Worker {
         let Some(mut client) = self.clients.remove(&id) else { return };
         self.stats.input_bytes += bytes.len() as u64;
         client.conn.used = self.now.mono;
+        let conn = &mut client.conn;
+        conn.timed.on_input(&mut conn.output, conn.commands, self.now.mono_us);
         if client.conn.parked.is_some() {
             client.conn.backlog.extend_from_slice(bytes);
         } else {
@@ -473,6 +483,7 @@ impl Worker {
             conn.active = true;
             self.active.push(conn.id);
         }
+        conn.timed.on_handled(&conn.output, conn.parked.is_some(), conn.last, conn.commands);
         self.clients.insert(client.conn.id, client);
     }
 
@@ -635,6 +646,7 @@ impl Worker {
         let slot = self.shards[shard as usize].as_mut().expect("the caller holds the shard");
         let keyspace = self.db.shard(shard);
         slot.uses += 1;
+        slot.commands += 1;
         if slot.turn != self.turn {
             slot.turn = self.turn;
             // Logged time never goes back, whoever leads.
@@ -760,7 +772,7 @@ impl Worker {
         self.release_flush(shard);
     }
 
-    fn send_replies(&mut self) {
+    fn send_replies(&mut self, now_us: u64) {
         let mut replying = std::mem::take(&mut self.replying);
         for id in replying.drain(..) {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
@@ -783,6 +795,7 @@ impl Worker {
             let conn = &mut client.conn;
             conn.active = false;
             let bytes = conn.output.take(|shard| self.commits[shard as usize]);
+            conn.timed.on_taken(&conn.output, conn.commands, now_us, &mut self.stats.latency);
             if !bytes.is_empty() {
                 conn.update_paused();
                 self.stats.output_bytes += bytes.len() as u64;

@@ -22,6 +22,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start a node and serve Redis clients
     Serve(ServeArgs),
+    /// Say how the nodes are: health, leaders, copies, load
+    Status(StatusArgs),
+    /// Watch the nodes, refreshed each second
+    Top(TopArgs),
     /// Find out in simulation whether a cluster survives
     Sim(SimArgs),
 }
@@ -93,6 +97,61 @@ pub(crate) struct SimArgs {
     pub(crate) html: Option<PathBuf>,
 }
 
+const STATUS_HELP: &str = "\
+Asks one node, and then all others that it knows of, each where its clients connect. The first line
+says whether all is well, and if not, what to do.
+
+Examples:
+  quorate status                                 the node at 127.0.0.1:6379 and its cluster
+  quorate status --at host1:6379,host2:6379      the first of these that answers, and its cluster
+  quorate status --shards                        every shard: leader, term, what its copies lack
+  quorate status --json | jq .health             for programs; docs/operations.md has the shape
+
+Exit code: 0 all is well, 1 it is not or no node answers, 2 the options make no sense.
+
+Colours are left out where the output is no terminal, and where NO_COLOR is set.";
+
+/// What `quorate status` takes.
+#[derive(Debug, Args)]
+#[command(after_help = STATUS_HELP)]
+pub(crate) struct StatusArgs {
+    /// Where clients connect to a node; further ones are asked if it does not answer
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:6379",
+        env = "QUORATE_AT"
+    )]
+    pub(crate) at: Vec<String>,
+    /// List every shard
+    #[arg(long)]
+    pub(crate) shards: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const TOP_HELP: &str = "\
+Keys: q or Esc ends, s sorts the shards by load, keys, memory or lag.
+
+Rates are those of the last second; latencies those of the last five to ten.";
+
+/// What `quorate top` takes.
+#[derive(Debug, Args)]
+#[command(after_help = TOP_HELP)]
+pub(crate) struct TopArgs {
+    /// Where clients connect to a node; further ones are asked if it does not answer
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:6379",
+        env = "QUORATE_AT"
+    )]
+    pub(crate) at: Vec<String>,
+}
+
 const SERVE_HELP: &str = "\
 Examples:
   quorate serve                                  a durable node on 127.0.0.1:6379
@@ -138,6 +197,10 @@ pub(crate) struct ServeArgs {
     /// Where clients connect [default: 127.0.0.1:6379]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<SocketAddr>,
+
+    /// Where metrics (/metrics) and health (/health) are served over HTTP [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) http: Option<SocketAddr>,
 
     /// The data directory, created if missing [default: ./quorate-data]
     #[arg(long, value_name = "DIR")]

@@ -31,6 +31,8 @@ const WORKERS_MAX: u16 = 1_024;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
+    /// Where metrics and health are served over HTTP; nowhere if it is not given.
+    pub(crate) http: Option<SocketAddr>,
     pub(crate) data: PathBuf,
     /// Of the default space.
     pub(crate) durability: Durability,
@@ -78,6 +80,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 6379)),
+            http: None,
             data: PathBuf::from("quorate-data"),
             durability: Durability::Sync,
             workers: 0,
@@ -98,6 +101,8 @@ impl Default for Config {
 struct Flags<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,6 +146,7 @@ impl Config {
         }
         let flags = Flags {
             listen: args.listen,
+            http: args.http,
             data: args.data.as_ref(),
             durability: args.durability,
             workers: args.workers,
@@ -154,8 +160,17 @@ impl Config {
                 peer_listen: args.peer_listen.as_ref(),
             },
         };
-        let names =
-            ["listen", "data", "durability", "workers", "memory", "journal", "log_format", "log"];
+        let names = [
+            "listen",
+            "http",
+            "data",
+            "durability",
+            "workers",
+            "memory",
+            "journal",
+            "log_format",
+            "log",
+        ];
         let of_cluster = ["cluster", "node", "peers", "peer_listen"];
         let cluster = Env::prefixed("QUORATE_").only(&of_cluster).map(|name| match name.as_str() {
             "cluster" => "cluster.name".into(),

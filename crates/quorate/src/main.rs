@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod logging;
+mod look;
 mod serve;
 mod sim_command;
 
@@ -15,6 +16,8 @@ fn main() -> ExitCode {
     let cli = <cli::Cli as clap::Parser>::parse();
     let result = match cli.command {
         cli::Command::Serve(args) => serve::serve(&args),
+        cli::Command::Status(args) => return look::status(&args),
+        cli::Command::Top(args) => return look::top(&args),
         cli::Command::Sim(args) => return sim_command::sim(&args),
     };
     match result {

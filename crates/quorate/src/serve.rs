@@ -7,14 +7,17 @@
 //! store     flushes to the LSM trees (store.rs)
 //! tidy      compacts them
 //! peers     links to the other nodes of the cluster (peers.rs)
+//! http      metrics and health (http.rs)
 //! ```
 
 mod damage;
 mod datadir;
 mod found;
+mod http;
 mod inbox;
 mod journal;
 mod known;
+mod observed;
 mod peers;
 mod store;
 mod worker;
@@ -25,6 +28,7 @@ use datadir::DataDir;
 use found::Found;
 use inbox::{Inboxes, Input};
 use known::Known;
+use observed::Observed;
 use peers::Outboxes;
 use quorate_log::raft::RestoreError;
 use quorate_node::config::{About, Space};
@@ -73,6 +77,11 @@ pub(crate) enum ServeError {
              that no other process listens on with --peer-listen ADDR:PORT"
     )]
     ListenPeers { address: String, source: std::io::Error },
+    #[error(
+        "cannot serve HTTP on {address}: {source}; give an address of this machine that no other \
+             process listens on with --http ADDR:PORT, or leave it out"
+    )]
+    ListenHttp { address: SocketAddr, source: std::io::Error },
     #[error("cannot {doing} {}: {source}; check its permissions and the disk, or choose another \
              directory with --data", path.display())]
     DataDir { doing: &'static str, path: PathBuf, source: std::io::Error },
@@ -130,10 +139,12 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn now(self) -> Time {
+        let mono = self.started.elapsed();
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Time {
             wall: wall.map_or(0, |d| d.as_millis() as u64),
-            mono: self.started.elapsed().as_millis() as u64,
+            mono: mono.as_millis() as u64,
+            mono_us: mono.as_micros() as u64,
         }
     }
 }
@@ -170,10 +181,11 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     allow_files();
     let listener = TcpListener::bind(config.listen)
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
+    let http = config.http.map(listen_http).transpose()?;
     let cluster = config.cluster().map_err(ServeError::Config)?;
     let membership = cluster.map(Membership::listen).transpose()?;
     let dir = DataDir::open(&config)?;
-    let node = Node::start(&config, &dir, membership, started)?;
+    let node = Node::start(&config, &dir, membership, http, started)?;
     announce(&config, &dir, &node, started);
     node.wait(listener)
 }
@@ -194,6 +206,10 @@ impl Membership {
         })?;
         Ok(Self { cluster, listener })
     }
+}
+
+fn listen_http(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).map_err(|source| ServeError::ListenHttp { address, source })
 }
 
 /// Has the system look for clients that vanished without a word.
@@ -227,6 +243,7 @@ impl Node {
         config: &Config,
         dir: &DataDir,
         membership: Option<Membership>,
+        http: Option<TcpListener>,
         started: Instant,
     ) -> Result<Self, ServeError> {
         let node_config = Arc::new(node_config(config, dir)?);
@@ -238,6 +255,7 @@ impl Node {
         let workers = node_config.workers;
         let clock = Clock { started };
         let (inboxes, receivers) = Inboxes::new(workers);
+        let observed = Arc::new(Observed::new(membership.as_ref().map(|m| &m.cluster)));
         let outboxes = membership.as_ref().map(|m| Arc::new(Outboxes::new(&m.cluster)));
         let (journal_sender, journal_requests) = channel();
         let (store_sender, store_requests) = channel();
@@ -246,6 +264,7 @@ impl Node {
             journal: journal_sender.clone(),
             store: store_sender.clone(),
             peers: outboxes.clone(),
+            observed: Arc::clone(&observed),
             fatal: Fatal,
             last_conn: Arc::new(AtomicU64::new(0)),
             connected: Arc::default(),
@@ -276,6 +295,7 @@ impl Node {
             bytes_max: config.journal_bytes().map_err(ServeError::Config)?,
             told: journal::Told::default(),
             store_waits: false,
+            observed: Arc::clone(&observed),
         };
         node.others.push(spawn("journal".into(), move || thread.run())?);
         let (untidy_sender, untidy) = channel();
@@ -303,18 +323,24 @@ impl Node {
             short: BTreeSet::new(),
         };
         node.others.push(spawn("store".into(), move || thread.run())?);
+        let source = http::Source {
+            config: Arc::clone(&node_config),
+            inboxes: inboxes.clone(),
+            observed: Arc::clone(&observed),
+        };
         let mut links = None;
         if let (Some(membership), Some(outboxes)) = (membership, outboxes) {
             let cluster_id = dir.identity.cluster_id();
             let (incarnation, known) = (dir.identity.incarnation(), Known::open(dir)?);
             let own = peers::Own { cluster_id, incarnation, known };
-            links = Some(peers::Links::new(membership, own, clock, inboxes, outboxes)?);
+            links = Some(peers::Links::new(membership, own, clock, inboxes, outboxes, observed)?);
         }
         // A lone worker runs the links itself, which spares both a thread's wake for each parcel.
         let (of_worker, of_thread) =
             if node_config.workers == 1 { (links, None) } else { (None, links) };
         node.start_workers(&node_config, &outlets, found.starts, receivers, clock, of_worker)?;
         of_thread.map_or(Ok(()), peers::Links::start)?;
+        http.map_or(Ok(()), |listener| http::start(listener, source))?;
         Ok(node)
     }
 
@@ -473,6 +499,7 @@ fn node_config(config: &Config, dir: &DataDir) -> Result<quorate_node::Config, S
             run_id,
             os: std::env::consts::OS.into(),
             data_dir: dir.path.display().to_string(),
+            client_address: config.listen.to_string(),
             config_file: config.file.as_ref().map_or(String::new(), |f| f.display().to_string()),
         },
     })
@@ -518,12 +545,15 @@ fn announce(config: &Config, dir: &DataDir, node: &Node, started: Instant) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(
         out,
-        "\n  Quorate {version}\n\n{cluster}  listening   {listen}\n  data        {data}\n  durability  \
-         {durability}\n  workers     {workers}\n  keys        {keys}, recovered in {ms} ms\
+        "\n  Quorate {version}\n\n{cluster}  listening   {listen}\n{http}  data        \
+         {data}\n  durability  {durability}\n  workers     {workers}\n  keys        {keys}, recovered in {ms} ms\
          {replayed}\n\n  Try it:     redis-cli -p {port} set greeting hello\n  Stop it:    Ctrl-C\n",
         version = env!("CARGO_PKG_VERSION"),
         cluster = node.cluster.as_ref().map_or_else(String::new, introduce),
         listen = config.listen,
+        http = config.http.map_or_else(String::new, |address| {
+            format!("  watching    http://{address}/metrics, /health\n")
+        }),
         data = dir.path.display(),
         workers = node.inboxes.len(),
         keys = node.keys,

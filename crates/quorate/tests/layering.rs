@@ -68,6 +68,9 @@ const POLICIES: &[Policy] = &[
         outer: &[
             "clap",
             "figment",
+            "http-body-util",
+            "hyper",
+            "hyper-util",
             "mimalloc",
             "rustix",
             "serde",

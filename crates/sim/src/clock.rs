@@ -29,7 +29,7 @@ impl Clock {
     /// Both clocks at `now`.
     pub(crate) fn read(&self, now: Micros) -> Time {
         let (mono, wall) = self.micros(now);
-        Time { wall: wall / 1_000, mono: mono / 1_000 }
+        Time { wall: wall / 1_000, mono: mono / 1_000, mono_us: mono }
     }
 
     /// When the monotonic clock will show `mono` milliseconds; the next moment if it already does.

@@ -125,6 +125,7 @@ impl Shape {
                 os: "Simulated".into(),
                 data_dir: format!("/data/{node}"),
                 config_file: String::new(),
+                client_address: String::new(),
             },
         }
     }

@@ -10,15 +10,21 @@
 //! 7 CHUNK     transfer u64 │ number │ applied │ term │ keys │ last u8 │ ( key │ value ) …
 //! 8 RECEIVED  transfer u64 │ number
 //! 9 WANT      a snapshot of the shard
+//! 10 ABOUT    ( field │ value ) …: 1 client address, 2 version; of the sender
+//! 11 PING     stamp
+//! 12 PONG     stamp
 //!
 //! body        1 COMMAND args │ 2 PART args │ 3 EXEC count × ( key │ live u8 │ token ), count × args
 //!             │ 4 WATCH args │ 5 OPEN session u64 │ 6 OUTCOME session u64 │ number
 //! args        count │ count × argument
 //! ```
 //!
+//! A node drops messages that it does not know, and fields of ABOUT: later releases may say more.
+//!
 //! Numbers without a type are varints; byte strings carry a varint length.
 
 use crate::job::Args;
+use crate::status::PeerAbout;
 use quorate_base::codec::{Reader, put_bytes, put_varint};
 use quorate_base::{Index, Term};
 use quorate_data::requests::RequestId;
@@ -37,6 +43,9 @@ pub(crate) enum PeerMessage {
     Chunk(Chunk),
     Received { transfer: u64, number: u64 },
     Want,
+    About(PeerAbout),
+    Ping { stamp: u64 },
+    Pong { stamp: u64 },
 }
 
 /// A request on its way to the leader of its shard.
@@ -170,6 +179,21 @@ impl PeerMessage {
                 put_varint(&mut out, *number);
             }
             Self::Want => out.push(9),
+            Self::About(about) => {
+                out.push(10);
+                for (field, value) in [(1, &about.client_address), (2, &about.version)] {
+                    put_varint(&mut out, field);
+                    put_bytes(&mut out, value.as_bytes());
+                }
+            }
+            Self::Ping { stamp } => {
+                out.push(11);
+                put_varint(&mut out, *stamp);
+            }
+            Self::Pong { stamp } => {
+                out.push(12);
+                put_varint(&mut out, *stamp);
+            }
         }
         out
     }
@@ -234,10 +258,27 @@ impl PeerMessage {
             }
             8 => Self::Received { transfer: reader.u64()?, number: reader.varint()? },
             9 => Self::Want,
+            10 => Self::About(about(&mut reader)?),
+            11 => Self::Ping { stamp: reader.varint()? },
+            12 => Self::Pong { stamp: reader.varint()? },
             _ => return None,
         };
         reader.is_empty().then_some(message)
     }
+}
+
+fn about(reader: &mut Reader<'_>) -> Option<PeerAbout> {
+    let mut about = PeerAbout::default();
+    while !reader.is_empty() {
+        let (field, value) = (reader.varint()?, reader.bytes()?);
+        let text = || String::from_utf8(value.to_vec()).ok();
+        match field {
+            1 => about.client_address = text()?,
+            2 => about.version = text()?,
+            _ => {}
+        }
+    }
+    Some(about)
 }
 
 fn flag(reader: &mut Reader<'_>) -> Option<bool> {

@@ -4,7 +4,9 @@ use crate::conn::{Conn, Parked};
 use crate::event::ConnId;
 use crate::message::{Answer, ClientFilter, Question};
 use crate::stats::{Gauges, Stats};
+use crate::status::NodeStatus;
 use crate::worker::Worker;
+use std::sync::Arc;
 
 impl Worker {
     /// Answers a question for this worker. `asker` is the client that asks, if it is one of ours:
@@ -15,6 +17,11 @@ impl Worker {
             Question::Info(_) => Answer::Stats(Box::new(self.stats_now(asker))),
             Question::ClientList(filter) => Answer::Lines(self.client_lines(filter, asker)),
             Question::Replicas => Answer::Lines(self.replica_lines()),
+            Question::Status => {
+                let mut status = self.status(self.now);
+                status.stats = self.stats_now(asker);
+                Answer::Status(Box::new(status))
+            }
             Question::ClientKill(filter, _) => Answer::Count(self.kill_clients(filter, asker)),
             Question::Unblock(conn, with_error) => {
                 Answer::Count(self.unblock_client(*conn, *with_error))
@@ -34,6 +41,7 @@ impl Worker {
             Question::ResetStats => {
                 let blocked = self.stats.blocked;
                 self.stats = Stats { blocked, ..Stats::default() };
+                self.recent.reset(self.now.mono);
                 Answer::Count(1)
             }
         }
@@ -51,6 +59,19 @@ impl Worker {
                 }
                 let text = self.info(sections, &stats);
                 conn.reply().verbatim("txt", &text);
+            }
+            Question::Status => {
+                let (mut workers, mut outside) = (Vec::new(), None);
+                for answer in answers {
+                    match answer {
+                        Answer::Status(status) => workers.push(*status),
+                        Answer::Outside(facts) => outside = Some(*facts),
+                        Answer::Stats(_) | Answer::Lines(_) | Answer::Count(_) => {}
+                    }
+                }
+                let status = NodeStatus::new(Arc::clone(&self.config), workers, outside);
+                let status = status.expect("this worker has answered");
+                super::status::write_status(&status, &mut conn.reply());
             }
             Question::Replicas => {
                 let lines = answers.into_iter().filter_map(|answer| match answer {
@@ -100,7 +121,7 @@ impl Worker {
             .collect()
     }
 
-    fn stats_now(&self, asker: Option<&Conn>) -> Stats {
+    pub(crate) fn stats_now(&self, asker: Option<&Conn>) -> Stats {
         let mut now = Gauges::default();
         for conn in self.clients.values().map(|client| &client.conn).chain(asker) {
             now.clients += 1;
@@ -135,7 +156,7 @@ impl Worker {
 fn sum(answers: &[Answer]) -> u64 {
     let counts = answers.iter().map(|answer| match answer {
         Answer::Count(count) => *count,
-        Answer::Stats(_) | Answer::Lines(_) => 0,
+        Answer::Stats(_) | Answer::Lines(_) | Answer::Status(_) | Answer::Outside(_) => 0,
     });
     counts.sum()
 }

@@ -31,12 +31,19 @@ pub(super) const SUBS: &[Sub] = &[
         flags: ANY,
         run: |worker, conn, _| worker.ask(conn, &Question::Replicas),
     },
+    Sub {
+        name: "status",
+        arity: 2,
+        flags: ANY,
+        run: |worker, conn, _| worker.ask(conn, &Question::Status),
+    },
 ];
 
 fn show_help(_: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
     let lines = [
         ("OUTCOME <id>", "What became of a command that was answered UNKNOWN <id>."),
         ("SHARDS", "This node's replicas: shard, leader, term, commit index, state."),
+        ("STATUS", "What this node knows: itself, its peers, every shard, load, journal, memory."),
     ];
     help(&mut conn.reply(), "QUORATE", &lines);
 }

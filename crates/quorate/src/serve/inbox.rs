@@ -5,11 +5,13 @@ use quorate_base::ShardId;
 use quorate_base::ids::NodeId;
 use quorate_data::table::Mark;
 use quorate_node::Message;
+use quorate_node::status::WorkerStatus;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 /// Bytes of other nodes that may wait for a worker; beyond, no peer's socket is read.
 const PEER_BYTES_MAX: usize = 64 << 20;
@@ -39,6 +41,8 @@ pub(crate) enum Input {
     },
     ReserveUsed(bool),
     Throttled(bool),
+    /// Tell how the worker is.
+    Status(oneshot::Sender<WorkerStatus>),
     Shutdown,
     /// Every worker has stopped: end.
     End,

@@ -7,12 +7,14 @@
 //! the process: what the disk holds is unknown then, and a restart recovers what is known.
 
 use crate::serve::inbox::{Inboxes, Input};
+use crate::serve::observed::Observed;
 use crate::serve::{Fatal, WorkerId};
 use quorate_base::{Index, ShardId};
 use quorate_log::Record;
 use quorate_node::{Frame, home};
 use quorate_storage::journal::{FileDisk, Journal, JournalError};
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -73,6 +75,7 @@ pub(crate) struct JournalThread {
     pub(crate) told: Told,
     /// The store has no room for what it should write.
     pub(crate) store_waits: bool,
+    pub(crate) observed: Arc<Observed>,
 }
 
 /// What the workers were told last.
@@ -174,13 +177,19 @@ impl JournalThread {
     /// have executed already, and their clients wait for an answer as long as that takes.
     fn append(&mut self, gathered: &Gathered) -> Result<(), JournalError> {
         loop {
+            let began = Instant::now();
             match self.journal.append(&gathered.records, gathered.sync) {
                 Err(JournalError::Full { needed_bytes }) => {
                     // Whatever makes room would wait behind this.
                     let now = Told { full: true, reserve_used: true, ..self.told };
                     self.tell(now, needed_bytes);
                 }
-                done => return done,
+                done => {
+                    let sync = gathered.sync.then(|| began.elapsed());
+                    self.observed.appended(gathered.bytes, sync);
+                    self.observed.journal_bytes(self.journal.bytes());
+                    return done;
+                }
             }
             match self.requests.recv_timeout(FULL_RETRY) {
                 Ok(Request::Durable { shard, applied }) => {
@@ -272,6 +281,7 @@ impl JournalThread {
     fn trim(&mut self) -> Result<(), JournalError> {
         let durable = &self.durable;
         self.journal.trim(&|shard| durable.get(&shard).copied().unwrap_or(0))?;
+        self.observed.journal_bytes(self.journal.bytes());
         Ok(())
     }
 
@@ -286,6 +296,8 @@ impl JournalThread {
         }
         let prepared = self.journal.prepare()?;
         let room = self.journal.room()?;
+        self.observed.disk_free(room.disk_free_bytes);
+        self.observed.journal_bytes(self.journal.bytes());
         let is_low = |reserve_bytes| room.disk_free_bytes < reserve_bytes;
         let is_short = room.prepared_bytes < DISK_RESERVE_BYTES / 2;
         // The current segment cannot go, however far the tables are: waiting for it would not end.
@@ -315,7 +327,6 @@ mod tests {
     use quorate_log::{Body, Entry};
     use quorate_storage::journal::Options;
     use std::path::Path;
-    use std::sync::Arc;
     use std::sync::mpsc::channel;
     use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -336,6 +347,7 @@ mod tests {
             bytes_max: 1 << 20,
             told: Told::default(),
             store_waits: false,
+            observed: Arc::new(Observed::new(None)),
         };
         (thread, received.pop().unwrap())
     }

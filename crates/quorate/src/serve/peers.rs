@@ -14,6 +14,7 @@ mod session;
 use crate::config::Cluster;
 use crate::serve::inbox::{Inboxes, Input};
 use crate::serve::known::Known;
+use crate::serve::observed::Observed;
 use crate::serve::{Clock, Membership, ServeError, datadir};
 use quorate_base::Prng;
 use quorate_base::ids::NodeId;
@@ -111,6 +112,7 @@ pub(crate) struct Links {
     clock: Clock,
     inboxes: Inboxes,
     outboxes: Arc<Outboxes>,
+    observed: Arc<Observed>,
     seed: u64,
 }
 
@@ -121,9 +123,10 @@ impl Links {
         clock: Clock,
         inboxes: Inboxes,
         outboxes: Arc<Outboxes>,
+        observed: Arc<Observed>,
     ) -> Result<Self, ServeError> {
         let seed = datadir::random().map_err(ServeError::Thread)?;
-        Ok(Self { membership, own, clock, inboxes, outboxes, seed })
+        Ok(Self { membership, own, clock, inboxes, outboxes, observed, seed })
     }
 
     /// Runs them on a thread of their own, which ends with the process.
@@ -148,6 +151,7 @@ impl Links {
             clock: self.clock,
             inboxes: self.inboxes,
             outboxes: self.outboxes,
+            observed: self.observed,
             prng: RefCell::new(Prng::new(self.seed)),
             last_session: Cell::new(0),
             up: RefCell::default(),
@@ -165,6 +169,7 @@ struct Shared {
     clock: Clock,
     inboxes: Inboxes,
     outboxes: Arc<Outboxes>,
+    observed: Arc<Observed>,
     prng: RefCell<Prng>,
     last_session: Cell<u64>,
     /// The sessions that the workers know of.
@@ -221,6 +226,7 @@ impl Shared {
                 Err(_) => Some(Broken::NoAnswer),
             };
             if let Some(broken) = broken {
+                self.observed.not_linked(peer, &broken.to_string());
                 self.complain(&format!("node {peer} at {address}"), &broken);
             }
             let half = backoff.as_millis() as u64 / 2;
@@ -271,6 +277,7 @@ impl Shared {
         let session = self.last_session.get() + 1;
         self.last_session.set(session);
         self.up.borrow_mut().insert(node, session);
+        self.observed.linked(node);
         let outbox = &self.outboxes.0[&node];
         *outbox.outgoing() = Outgoing { session: Some(session), ..Outgoing::default() };
         for worker in 0..self.inboxes.len() {
@@ -336,22 +343,32 @@ mod tests {
             };
             let (inboxes, mut receivers) = Inboxes::new(1);
             let outboxes = Arc::new(Outboxes::new(&cluster));
+            let observed = Arc::new(Observed::new(Some(&cluster)));
             let membership = Membership { cluster, listener };
             let clock = Clock { started: std::time::Instant::now() };
             let dir = tempfile::TempDir::new().unwrap();
             let known = Known::read(dir.path().join("peers.json")).unwrap();
             let incarnation = Incarnation { id: node, replaced_at: 0 };
             let own = Own { cluster_id, incarnation, known };
-            let links = Links::new(membership, own, clock, inboxes, Arc::clone(&outboxes));
+            let links =
+                Links::new(membership, own, clock, inboxes, Arc::clone(&outboxes), observed);
             links.unwrap().start().unwrap();
             Self { inbox: receivers.remove(0), outboxes, _dir: dir }
         }
 
+        /// What comes next, besides what only asks for a sign of life.
         fn next(&mut self) -> Input {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             let patience = Duration::from_secs(60);
+            let asks = |input: &Input| matches!(input, Input::Peer { bytes, .. } if bytes.starts_with(&[0, 0]));
             runtime.unwrap().block_on(async {
-                tokio::time::timeout(patience, self.inbox.recv()).await.unwrap().unwrap()
+                loop {
+                    let next = tokio::time::timeout(patience, self.inbox.recv());
+                    let input = next.await.unwrap().unwrap();
+                    if !asks(&input) {
+                        return input;
+                    }
+                }
             })
         }
 

@@ -6,6 +6,7 @@
 //! across an await.
 
 use crate::serve::inbox::{Inboxes, Input};
+use crate::serve::observed::Observed;
 use crate::serve::peers::Outboxes;
 use crate::serve::{Clock, Fatal, WorkerId, journal, store};
 use quorate_base::ids::NodeId;
@@ -44,6 +45,8 @@ pub(crate) struct Outlets {
     pub(crate) store: Sender<store::Request>,
     /// What other nodes are to get; `None` for a node that stands alone.
     pub(crate) peers: Option<Arc<Outboxes>>,
+    /// What the threads outside the workers see.
+    pub(crate) observed: Arc<Observed>,
     pub(crate) fatal: Fatal,
     /// The last client id given out, over all workers.
     pub(crate) last_conn: Arc<AtomicU64>,
@@ -195,6 +198,14 @@ impl Shared {
                     peers.send(to, session, bytes);
                 }
             }
+            Effect::Observe { job } => {
+                let outside = Box::new(self.outlets.observed.facts());
+                self.step(Event::Observed { job, outside });
+            }
+            Effect::RoundTrip { node, stamp } => {
+                let us = self.clock.now().mono_us.saturating_sub(stamp);
+                self.outlets.observed.round_trip(node, us);
+            }
             Effect::Message { to, message } => {
                 self.outlets.inboxes.send(to, Input::Message { from: self.id, message });
             }
@@ -260,6 +271,10 @@ impl Shared {
             }
             Input::ReserveUsed(used) => self.step(Event::ReserveUsed { used }),
             Input::Throttled(on) => self.step(Event::Throttled { on }),
+            Input::Status(told) => {
+                // Whoever asked may have given up.
+                let _ = told.send(self.worker.borrow().status(self.clock.now()));
+            }
             Input::Shutdown => self.step(Event::Shutdown),
             Input::End => {
                 self.ended.set(true);

@@ -155,7 +155,8 @@ impl World {
                 }
                 self.ask_store(node, store::Request::Write(flush));
             }
-            Effect::Shutdown => {}
+            // No client of the simulation asks for the status, no driver for a sign of life.
+            Effect::Shutdown | Effect::Observe { .. } | Effect::RoundTrip { .. } => {}
             Effect::Peer { to, bytes } => {
                 // What was meant for one session never leaves in the next.
                 let session = process.slots[usize::from(worker)].sessions.get(&to).copied();

@@ -4,7 +4,7 @@ use super::{Outbox, Shared, Stranger};
 use quorate_base::Millis;
 use quorate_base::ids::NodeId;
 use quorate_node::link::{Link, LinkError, LinkEvent};
-use quorate_node::peer::split;
+use quorate_node::peer::{ping, split};
 use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -17,6 +17,9 @@ const READS_MAX: usize = 8;
 
 /// Frames are gathered up to this many bytes for one write.
 const GATHER_BYTES: usize = 1 << 20;
+
+/// How often the round trip to the other node is measured.
+const PING_MS: Millis = 1_000;
 
 /// Why there is no link, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,8 @@ pub(super) struct Session<'a> {
     out: Vec<u8>,
     written: usize,
     events: Vec<LinkEvent>,
+    /// When the round trip is measured next.
+    ping_at: Millis,
 }
 
 impl<'a> Session<'a> {
@@ -79,7 +84,17 @@ impl<'a> Session<'a> {
         let link = Link::new(shared.hello(), expected, now);
         let mut link = link.with_incarnation(shared.own.incarnation);
         let out = link.start(now);
-        Self { shared, stream, link, stranger, up: None, out, written: 0, events: Vec::new() }
+        Self {
+            shared,
+            stream,
+            link,
+            stranger,
+            up: None,
+            out,
+            written: 0,
+            events: Vec::new(),
+            ping_at: 0,
+        }
     }
 
     /// Carries parcels until the session breaks.
@@ -96,6 +111,9 @@ impl<'a> Session<'a> {
     pub(super) fn end(self, broken: &Broken) -> bool {
         let Some((node, session)) = self.up else { return false };
         tracing::warn!("the link with node {node} broke: {broken}");
+        if self.shared.is_up(node, session) {
+            self.shared.observed.not_linked(node, &broken.to_string());
+        }
         self.shared.on_down(node, session);
         // It may have taken what should wake a later session.
         self.shared.outboxes.0[&node].wake.notify_one();
@@ -112,6 +130,7 @@ impl<'a> Session<'a> {
         }
         self.link.tick(now, &mut self.out)?;
         self.gather(now)?;
+        self.ask_for_a_sign(now);
         self.write()?;
         let unsent = self.written < self.out.len();
         let wait = Duration::from_millis(self.link.next_deadline().saturating_sub(now));
@@ -131,6 +150,15 @@ impl<'a> Session<'a> {
             () = tokio::time::sleep(wait) => {}
         }
         Ok(())
+    }
+
+    /// Has a worker there answer one here now and then, to know how long that takes.
+    fn ask_for_a_sign(&mut self, now: Millis) {
+        if self.up.is_some() && now >= self.ping_at {
+            self.ping_at = now + PING_MS;
+            let parcel = ping(self.shared.clock.now().mono_us);
+            self.link.seal_into(now, &parcel, &mut self.out);
+        }
     }
 
     /// Takes waiting parcels for the next write.
