@@ -17,9 +17,7 @@ impl Worker {
         let this = self.id;
         if self.config.workers == 1 || conn.in_exec {
             if question.changes() {
-                for worker in (0..self.config.workers).filter(|&w| w != this) {
-                    self.tell(worker, Message::Ask { job: NO_JOB, question: question.clone() });
-                }
+                self.tell_others(question);
             }
             return self.conclude(conn, question, vec![own]);
         }
@@ -32,6 +30,14 @@ impl Worker {
             self.tell(worker, Message::Ask { job: job.id, question: question.clone() });
         }
         self.jobs.insert(job.id, job);
+    }
+
+    /// Asks all other workers and waits for no answer.
+    pub(crate) fn tell_others(&mut self, question: &Question) {
+        let this = self.id;
+        for worker in (0..self.config.workers).filter(|&w| w != this) {
+            self.tell(worker, Message::Ask { job: NO_JOB, question: question.clone() });
+        }
     }
 
     pub(crate) fn on_ask(&mut self, from: WorkerId, job: JobId, question: &Question) {

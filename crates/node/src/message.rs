@@ -156,6 +156,10 @@ pub enum Question {
     ResetStats,
     /// QUORATE SHARDS.
     Replicas,
+    /// SCRIPT LOAD of a script that was found valid.
+    LoadScript(Vec<u8>),
+    /// SCRIPT FLUSH.
+    FlushScripts,
 }
 
 impl Question {

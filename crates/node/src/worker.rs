@@ -81,6 +81,7 @@ pub struct Worker {
     pub(crate) deadlines: BTreeSet<(Millis, JobId)>,
     pub(crate) pubsub: PubSub,
     pub(crate) stats: Stats,
+    pub(crate) scripts: crate::script::Scripts,
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
     pub(crate) reserve_used: bool,
@@ -194,6 +195,7 @@ impl Worker {
             deadlines: BTreeSet::new(),
             pubsub: PubSub::default(),
             stats: Stats::default(),
+            scripts: crate::script::Scripts::default(),
             prng: Prng::new(seed),
             disk_full: false,
             reserve_used: false,
@@ -553,7 +555,7 @@ impl Worker {
     ) -> Option<Block> {
         if !mode.in_transaction {
             self.bound_turn();
-        } else if self.turn_bytes >= TRANSACTION_BYTES_MAX && spec.flags & flag::WRITE != 0 {
+        } else if self.turn_bytes >= TRANSACTION_BYTES_MAX && spec.flags & flag::WRITES != 0 {
             Reply::new(output.buffer(), proto).error(TRANSACTION_TOO_LARGE);
             self.stats.errors += 1;
             return None;
@@ -563,21 +565,27 @@ impl Worker {
         }
         let start = output.mark();
         let before: SmallCounts = shards.iter().map(|&s| self.batch_bytes(s)).collect();
-        let mut ctx = Ctx {
-            db: &mut self.db,
-            prng: &mut self.prng,
-            reply: Reply::new(output.buffer(), proto),
-            settings: &self.settings,
-            now: self.now.wall,
-            in_transaction: mode.in_transaction,
-            retried: mode.retried,
-            blocked: None,
+        let (result, blocked) = if spec.flags & flag::SCRIPT != 0 {
+            let (now, out) = (self.now.wall, output.buffer());
+            (self.run_script(spec, args, shards, now, proto, out), None)
+        } else {
+            let mut ctx = Ctx {
+                db: &mut self.db,
+                prng: &mut self.prng,
+                reply: Reply::new(output.buffer(), proto),
+                settings: &self.settings,
+                now: self.now.wall,
+                in_transaction: mode.in_transaction,
+                retried: mode.retried,
+                blocked: None,
+            };
+            let result = (spec.run)(&mut ctx, args);
+            (result, ctx.blocked.take())
         };
-        let result = (spec.run)(&mut ctx, args);
-        let blocked = ctx.blocked.take();
         if let Err(error) = result {
-            ctx.reply.truncate(start);
-            ctx.reply.error(error.to_string().as_bytes());
+            let mut reply = Reply::new(output.buffer(), proto);
+            reply.truncate(start);
+            reply.error(error.to_string().as_bytes());
             self.stats.errors += 1;
         }
         for (&shard, &before) in shards.iter().zip(&before) {

@@ -1,0 +1,173 @@
+//! What a script reaches: the commands of this node, on the shards that it holds.
+
+use crate::conn::Conn;
+use crate::dispatch::{Command, ShardList};
+use crate::session::CONTAINER;
+use crate::worker::{TRANSACTION_BYTES_MAX, TRANSACTION_TOO_LARGE, Worker};
+use quorate_base::{Index, Millis, ShardId};
+use quorate_data::command::flag;
+use quorate_data::{Ctx, Error, Spec};
+use quorate_resp::{Proto, Reply};
+use quorate_script::{CallError, Host, RunError};
+
+/// The error of a key that a script did not declare, in a shard that it does not hold.
+const UNDECLARED: &str = "ERR Script attempted to access a key that it did not declare, in a shard \
+                          of none of its keys: name every key in KEYS";
+
+/// The same for a command over the whole keyspace.
+const WHOLE: &str = "ERR This command needs the whole keyspace, which a script of a cluster does \
+                     not have";
+
+pub(super) struct ScriptHost<'a> {
+    worker: &'a mut Worker,
+    shards: &'a [ShardId],
+    now: Millis,
+    read_only: bool,
+    /// Effects of its shards when it began.
+    bytes_before: usize,
+    /// For commands that are about a connection.
+    conn: Conn,
+}
+
+impl<'a> ScriptHost<'a> {
+    pub(super) fn new(
+        worker: &'a mut Worker,
+        shards: &'a [ShardId],
+        now: Millis,
+        read_only: bool,
+    ) -> Self {
+        let mut conn = Conn::new(0, String::new(), String::new(), worker.now.mono);
+        conn.in_exec = true;
+        let bytes_before = shards.iter().map(|&shard| worker.batch_bytes(shard)).sum();
+        Self { worker, shards, now, read_only, bytes_before, conn }
+    }
+
+    pub(super) fn finish(self, result: Result<(), RunError>) -> Result<(), Error> {
+        super::outcome(result)
+    }
+
+    fn changed_bytes(&self) -> usize {
+        let now: usize = self.shards.iter().map(|&s| self.worker.batch_bytes(s)).sum();
+        now - self.bytes_before
+    }
+
+    fn call_data(
+        &mut self,
+        spec: &'static Spec,
+        args: &[&[u8]],
+        proto: Proto,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CallError> {
+        if spec.is(flag::WRITE) {
+            self.check_write(spec, args)?;
+        }
+        let mut shards = ShardList::new();
+        self.worker.shards_of(spec, args, &mut shards);
+        if let Some(refused) = self.undeclared(&shards) {
+            return Err(refused);
+        }
+        let mut ctx = Ctx {
+            db: &mut self.worker.db,
+            prng: &mut self.worker.prng,
+            reply: Reply::new(out, proto),
+            settings: &self.worker.settings,
+            now: self.now,
+            in_transaction: true,
+            retried: false,
+            blocked: None,
+        };
+        let start = ctx.reply.mark();
+        if let Err(error) = (spec.run)(&mut ctx, args) {
+            ctx.reply.truncate(start);
+            ctx.reply.error(error.to_string().as_bytes());
+            self.worker.stats.errors += 1;
+            if matches!(error, Error::Store(_)) && self.worker.in_cluster() {
+                self.worker.peers.damaged = shards.first().copied();
+            }
+        }
+        Ok(())
+    }
+
+    fn check_write(&self, spec: &'static Spec, args: &[&[u8]]) -> Result<(), CallError> {
+        let bytes = args.iter().map(|arg| arg.len()).sum();
+        self.worker.check_writable(Command::Data(spec), bytes).map_err(CallError::Refused)?;
+        if self.changed_bytes() >= TRANSACTION_BYTES_MAX {
+            let text = String::from_utf8_lossy(TRANSACTION_TOO_LARGE).into_owned();
+            return Err(CallError::Refused(text));
+        }
+        Ok(())
+    }
+
+    /// Why the script may not use these shards.
+    fn undeclared(&self, shards: &[ShardId]) -> Option<CallError> {
+        if shards.iter().all(|shard| self.shards.contains(shard)) {
+            return None;
+        }
+        let whole = shards.len() == self.worker.db.map().shards() as usize && shards.len() > 1;
+        let text = if whole && self.worker.in_cluster() { WHOLE } else { UNDECLARED };
+        Some(CallError::Refused(text.into()))
+    }
+
+    fn call_session(
+        &mut self,
+        run: crate::session::Run,
+        args: &[&[u8]],
+        proto: Proto,
+        out: &mut Vec<u8>,
+    ) {
+        self.conn.proto = proto;
+        run(self.worker, &mut self.conn, args);
+        self.conn.parked = None;
+        out.extend(self.conn.output.take(|_| Index::MAX));
+    }
+}
+
+impl Host for ScriptHost<'_> {
+    fn call(&mut self, args: &[&[u8]], proto: Proto, out: &mut Vec<u8>) -> Result<(), CallError> {
+        let refused = |text: &str| Err(CallError::Refused(text.into()));
+        let unknown = "ERR Unknown Redis command called from script";
+        let wrong = "ERR Wrong number of args calling Redis command from script";
+        let Some(command) = self.worker.commands.get(args[0]) else { return refused(unknown) };
+        if !command.accepts(args.len()) {
+            return refused(wrong);
+        }
+        let mut flags = command.flags();
+        match command {
+            Command::Data(spec) => match spec.check_subcommand(args) {
+                Ok(()) => {}
+                Err(Error::WrongArity(_)) => return refused(wrong),
+                Err(_) => return refused(unknown),
+            },
+            Command::Session(_) if command.is(CONTAINER) && args.len() > 1 => {
+                let subs = crate::session::subs(command.name());
+                let named = |name: &str| quorate_data::parse::is_word(args[1], name);
+                let Some(sub) = subs.iter().find(|sub| named(sub.name)) else {
+                    return refused(unknown);
+                };
+                if !crate::dispatch::accepts(sub.arity, args.len()) {
+                    return refused(wrong);
+                }
+                flags = sub.flags;
+            }
+            Command::Session(_) => {}
+        }
+        if flags & flag::NOSCRIPT != 0 {
+            return refused("ERR This Redis command is not allowed from script");
+        }
+        if flags & flag::WRITE != 0 && self.read_only {
+            return refused("ERR Write commands are not allowed from read-only scripts.");
+        }
+        match command {
+            Command::Data(spec) => return self.call_data(spec, args, proto, out),
+            Command::Session(spec) => self.call_session(spec.run, args, proto, out),
+        }
+        Ok(())
+    }
+
+    fn knows(&self, args: &[&[u8]]) -> bool {
+        self.worker.commands.get(args[0]).is_some()
+    }
+
+    /// The node has no log of its own, and its outside none that clients may write.
+    fn log(&mut self, _: u8, _: &[u8]) {}
+}
