@@ -591,6 +591,11 @@ impl Worker {
         for (&shard, &before) in shards.iter().zip(&before) {
             self.hold_reply(output, start, shard, before);
         }
+        if spec.flags & flag::SCRIPT != 0 {
+            for (shard, before) in std::mem::take(&mut self.scripts.widened) {
+                self.hold_reply(output, start, shard, before);
+            }
+        }
         blocked
     }
 

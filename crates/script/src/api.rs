@@ -445,12 +445,16 @@ fn trace(lua: &Lua, shared: &Shared, value: Value) -> mlua::Result<()> {
         lua.inspect_stack(level, |debug| {
             let source = debug.source();
             let line = debug.current_line().map_or(-1, |line| line as i64);
-            (source.what == "C", format!("{}:{line}", source.source.unwrap_or_default()))
+            let text = format!("{}:{line}", source.source.unwrap_or_default());
+            (source.what == "C" || text.starts_with("=prelude"), text)
         })
     };
     // Below this function stands the engine's `xpcall`, below that one what failed.
     let place = match place(2) {
-        Some((true, _)) => place(3),
+        Some((true, _)) => match place(3) {
+            Some((true, text)) if text.starts_with("=prelude") => place(4),
+            other => other,
+        },
         other => other,
     };
     let place = place.map(|(_, place)| place);

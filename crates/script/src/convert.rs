@@ -154,8 +154,13 @@ fn table_to_reply(
         write_line(b'+', &text.as_bytes(), out);
         return Ok(());
     }
-    if let value @ (Value::Integer(_) | Value::Number(_)) = table.raw_get("double")? {
-        Reply::new(out, proto).double(value.as_f64().unwrap_or_default());
+    let double = match table.raw_get("double")? {
+        Value::Integer(number) => Some(number as f64),
+        Value::Number(number) => Some(number),
+        _ => None,
+    };
+    if let Some(double) = double {
+        Reply::new(out, proto).double(double);
         return Ok(());
     }
     if let Value::String(text) = table.raw_get("big_number")? {

@@ -32,11 +32,15 @@ impl std::error::Error for Raised {}
 
 /// Where the Lua code stands that called the native function at hand: `source:line: `, or nothing.
 pub(crate) fn position(lua: &Lua) -> String {
-    let at = lua.inspect_stack(1, |debug| {
-        let line = debug.current_line()?;
-        Some(format!("{}:{line}: ", debug.source().short_src?))
-    });
-    at.flatten().unwrap_or_default()
+    let at = |level| {
+        let at = lua.inspect_stack(level, |debug| {
+            let line = debug.current_line()?;
+            Some(format!("{}:{line}: ", debug.source().short_src?))
+        });
+        at.flatten().unwrap_or_default()
+    };
+    // What the prelude calls was called by the script.
+    Some(at(1)).filter(|at| !at.starts_with("prelude:")).unwrap_or_else(|| at(2))
 }
 
 /// An error with the place where it happened in front, as `luaL_error` makes it.

@@ -2,6 +2,7 @@
 //!
 //! As in Redis nothing of it survives a restart.
 
+use quorate_base::ShardId;
 use quorate_script::header::Flags;
 use quorate_script::{Engine, Script, header};
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub(crate) struct Scripts {
     kept: BTreeMap<String, Kept>,
     bytes: usize,
     uses: u64,
+    /// Shards that the last script used besides its own, with the bytes of their effects before.
+    pub(crate) widened: Vec<(ShardId, usize)>,
 }
 
 #[derive(Debug)]

@@ -20,11 +20,11 @@ const WHOLE: &str = "ERR This command needs the whole keyspace, which a script o
 
 pub(super) struct ScriptHost<'a> {
     worker: &'a mut Worker,
-    shards: &'a [ShardId],
+    /// Those it holds, with the bytes of their effects when it began to.
+    shards: Vec<(ShardId, usize)>,
+    declared: usize,
     now: Millis,
     read_only: bool,
-    /// Effects of its shards when it began.
-    bytes_before: usize,
     /// For commands that are about a connection.
     conn: Conn,
 }
@@ -32,23 +32,24 @@ pub(super) struct ScriptHost<'a> {
 impl<'a> ScriptHost<'a> {
     pub(super) fn new(
         worker: &'a mut Worker,
-        shards: &'a [ShardId],
+        shards: &[ShardId],
         now: Millis,
         read_only: bool,
     ) -> Self {
         let mut conn = Conn::new(0, String::new(), String::new(), worker.now.mono);
         conn.in_exec = true;
-        let bytes_before = shards.iter().map(|&shard| worker.batch_bytes(shard)).sum();
-        Self { worker, shards, now, read_only, bytes_before, conn }
+        let shards: Vec<_> = shards.iter().map(|&s| (s, worker.batch_bytes(s))).collect();
+        let declared = shards.len();
+        Self { worker, shards, declared, now, read_only, conn }
     }
 
-    pub(super) fn finish(self, result: Result<(), RunError>) -> Result<(), Error> {
+    pub(super) fn finish(mut self, result: Result<(), RunError>) -> Result<(), Error> {
+        self.worker.scripts.widened = self.shards.split_off(self.declared);
         super::outcome(result)
     }
 
     fn changed_bytes(&self) -> usize {
-        let now: usize = self.shards.iter().map(|&s| self.worker.batch_bytes(s)).sum();
-        now - self.bytes_before
+        self.shards.iter().map(|&(s, before)| self.worker.batch_bytes(s) - before).sum()
     }
 
     fn call_data(
@@ -98,9 +99,19 @@ impl<'a> ScriptHost<'a> {
         Ok(())
     }
 
-    /// Why the script may not use these shards.
-    fn undeclared(&self, shards: &[ShardId]) -> Option<CallError> {
-        if shards.iter().all(|shard| self.shards.contains(shard)) {
+    /// Takes shards that the script did not declare, if they are free; or why it may not use them.
+    fn undeclared(&mut self, shards: &[ShardId]) -> Option<CallError> {
+        let held = |host: &Self, shard| host.shards.iter().any(|&(held, _)| held == shard);
+        let new: ShardList = shards.iter().copied().filter(|&s| !held(self, s)).collect();
+        if new.is_empty() {
+            return None;
+        }
+        if !self.worker.in_cluster() && new.iter().all(|&shard| self.worker.is_free(shard)) {
+            // As if the script were many commands: nothing else executes here in between.
+            for shard in new {
+                self.worker.touch(shard);
+                self.shards.push((shard, self.worker.batch_bytes(shard)));
+            }
             return None;
         }
         let whole = shards.len() == self.worker.db.map().shards() as usize && shards.len() > 1;
