@@ -381,7 +381,8 @@ impl Worker {
             return;
         }
         let mut positions = KeyPositions::new();
-        if spec.key_positions(args, &mut positions) {
+        let wide = spec.flags & flag::SCRIPT != 0 && self.needs_all_shards(spec, args);
+        if !wide && spec.key_positions(args, &mut positions) {
             out.extend(
                 positions
                     .iter()

@@ -71,6 +71,7 @@ impl Worker {
         args: &[&[u8]],
         shards: &[ShardId],
         now: Millis,
+        in_transaction: bool,
         proto: Proto,
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
@@ -95,10 +96,13 @@ impl Worker {
             limits: self.script_limits(),
         };
         let mut engine = self.scripts.take_engine();
-        let mut host = ScriptHost::new(self, shards, now, read_only);
+        let mut host = ScriptHost::new(self, shards, now, read_only, !in_transaction);
         let result = engine.run(&script, &run, &mut host, out);
         let end = host.finish(result);
         self.scripts.put_engine(engine);
+        if self.scripts.wants_all {
+            self.scripts.note_wide(&sha);
+        }
         end
     }
 
@@ -128,6 +132,17 @@ impl Worker {
             self.tell_others(&crate::message::Question::LoadScript(body.to_vec()));
         }
         Ok(sha)
+    }
+
+    /// True for a script that is known to use keys that it does not declare, at other workers.
+    pub(crate) fn needs_all_shards(&self, spec: &Spec, args: &[&[u8]]) -> bool {
+        if !self.scripts.has_wide() || self.in_cluster() {
+            return false;
+        }
+        if spec.name.starts_with("evalsha") {
+            return self.scripts.is_wide(&String::from_utf8_lossy(args[1]).to_ascii_lowercase());
+        }
+        self.scripts.is_wide(&sha1_hex(args[1]))
     }
 
     /// True for a call by a SHA-1 that is not known: it executes here, to say so.
@@ -169,11 +184,15 @@ impl Worker {
 fn stopped_text(why: Stop) -> String {
     match why {
         Stop::Instructions => format!(
-            "ERR The script was ended after {SCRIPT_INSTRUCTIONS_MAX} instructions, which is all \
-             that a script may execute"
+            "ERR The script was ended: it may execute {SCRIPT_INSTRUCTIONS_MAX} instructions, and \
+             did; nothing that it did was kept"
         ),
-        Stop::Time => format!("ERR The script was ended after {SCRIPT_MS_MAX} ms, which is all the time that a script may take"),
-        Stop::Host => unreachable!("the host says why itself"),
+        Stop::Time => format!(
+            "ERR The script was ended: it may take {SCRIPT_MS_MAX} ms, and did; nothing that it \
+             did was kept"
+        ),
+        // Nobody sees this: it executes again.
+        Stop::Host => "ERR The script needs other shards".into(),
     }
 }
 

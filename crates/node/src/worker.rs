@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::conn::{Client, Conn, Parked};
 use crate::dispatch::{Command, Commands, ShardList};
 use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
-use crate::job::{Job, JobId, Origin, State};
+use crate::job::{Args, Job, JobId, Origin, State, Work};
 use crate::message::{Message, Requested, Travelling, home};
 use crate::output::{Output, Owner};
 use crate::pubsub::PubSub;
@@ -530,9 +530,14 @@ impl Worker {
     ) {
         let proto = conn.proto;
         let outcome = self.execute(&mut conn.output, proto, spec, args, shards, Mode::default());
+        if spec.flags & flag::SCRIPT != 0 && std::mem::take(&mut self.scripts.wants_all) {
+            let work = Work::Command { command: Command::Data(spec), args: Args::new(args) };
+            let all: Vec<ShardId> = (0..self.db.map().shards()).collect();
+            return self.park(conn, work, &all);
+        }
         if let Some(block) = outcome {
             let keys = keys_of(spec, args);
-            let work = crate::job::Work::Command {
+            let work = Work::Command {
                 command: Command::Data(spec),
                 args: owned(args, &block),
             };
@@ -567,7 +572,7 @@ impl Worker {
         let before: SmallCounts = shards.iter().map(|&s| self.batch_bytes(s)).collect();
         let (result, blocked) = if spec.flags & flag::SCRIPT != 0 {
             let (now, out) = (self.now.wall, output.buffer());
-            (self.run_script(spec, args, shards, now, proto, out), None)
+            (self.run_script(spec, args, shards, now, mode.in_transaction, proto, out), None)
         } else {
             let mut ctx = Ctx {
                 db: &mut self.db,
@@ -582,7 +587,9 @@ impl Worker {
             let result = (spec.run)(&mut ctx, args);
             (result, ctx.blocked.take())
         };
-        if let Err(error) = result {
+        if self.scripts.wants_all {
+            output.buffer().truncate(start);
+        } else if let Err(error) = result {
             let mut reply = Reply::new(output.buffer(), proto);
             reply.truncate(start);
             reply.error(error.to_string().as_bytes());

@@ -120,10 +120,6 @@ pub(crate) fn redis(lua: &Lua, shared: &Rc<Shared>) -> mlua::Result<Table> {
     table.set("set_repl", lua.create_function(set_repl)?)?;
     table.set("replicate_commands", lua.create_function(|_, _: MultiValue| Ok(true))?)?;
     table.set("acl_check_cmd", lua.create_function(acl_check_cmd)?)?;
-    let own = Rc::clone(shared);
-    let register =
-        lua.create_function(move |_, args: MultiValue| crate::library::register(&own, &args))?;
-    table.set("register_function", register)?;
     let numbers = [
         ("LOG_DEBUG", 0),
         ("LOG_VERBOSE", 1),

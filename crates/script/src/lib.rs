@@ -158,6 +158,8 @@ pub struct Engine {
     /// What scripts see as their globals, and what it shows.
     environment: Table,
     globals: Table,
+    /// What the global `redis` shows.
+    redis: Table,
     run: Function,
     sweep: Function,
     /// Memory in use when the garbage was last collected.
@@ -194,7 +196,8 @@ impl Engine {
         natives.set("string", strings::library(&lua, &shared)?)?;
         natives.set("math", api::math(&lua, &shared)?)?;
         let libraries = lua.create_table()?;
-        libraries.set("redis", api::redis(&lua, &shared)?)?;
+        let redis = api::redis(&lua, &shared)?;
+        libraries.set("redis", &redis)?;
         libraries.set("cjson", json::library(&lua, &shared)?)?;
         libraries.set("cmsgpack", msgpack::library(&lua, &shared)?)?;
         libraries.set("struct", structs::library(&lua, &shared)?)?;
@@ -219,7 +222,7 @@ impl Engine {
         })?;
         lua.gc_collect()?;
         let collected_bytes = lua.used_memory();
-        Ok(Self { lua, shared, environment, globals, run, sweep, collected_bytes })
+        Ok(Self { lua, shared, environment, globals, redis, run, sweep, collected_bytes })
     }
 
     /// Bytes of memory in use.
@@ -288,7 +291,15 @@ impl Engine {
         *self.shared.registering.borrow_mut() = Some(Vec::new());
         let (keys, args) = (&[][..], &[][..]);
         let run = Run { name: "", keys, args, proto: Proto::Resp2, seed: 0, limits };
-        let result = self.prepared(&run, |engine| engine.run.call::<MultiValue>(function));
+        let result = self.prepared(&run, |engine| {
+            let own = Rc::clone(&engine.shared);
+            let register = engine.lua.create_function(move |_, args: MultiValue| {
+                library::register(&own, &args)
+            })?;
+            engine.redis.raw_set("register_function", register)?;
+            engine.run.call::<MultiValue>(function)
+        });
+        let _ = self.redis.raw_set("register_function", Value::Nil);
         let registered = self.shared.registering.borrow_mut().take().unwrap_or_default();
         let stopped = self.shared.meter.stopped();
         let failure = self.shared.failure.borrow_mut().take();

@@ -209,7 +209,7 @@ impl Worker {
         let now = self.db.shard(shard).now();
         let mut reply = Vec::new();
         let (result, blocked) = if spec.flags & flag::SCRIPT != 0 {
-            (self.run_script(spec, args, &[shard], now, proto, &mut reply), None)
+            (self.run_script(spec, args, &[shard], now, true, proto, &mut reply), None)
         } else {
             let mut ctx = Ctx {
                 db: &mut self.db,

@@ -22,6 +22,10 @@ pub(crate) struct Scripts {
     uses: u64,
     /// Shards that the last script used besides its own, with the bytes of their effects before.
     pub(crate) widened: Vec<(ShardId, usize)>,
+    /// The script that ran last is to execute again with all shards at hand.
+    pub(crate) wants_all: bool,
+    /// How many scripts are known to need all shards.
+    wide: usize,
 }
 
 #[derive(Debug)]
@@ -30,6 +34,8 @@ struct Kept {
     flags: Flags,
     script: Script,
     used: u64,
+    /// It was seen to use keys that it does not declare.
+    wide: bool,
 }
 
 impl Scripts {
@@ -60,6 +66,21 @@ impl Scripts {
         Some((kept.script.clone(), kept.flags))
     }
 
+    /// Notes that a script needs all shards.
+    pub(super) fn note_wide(&mut self, sha: &str) {
+        if let Some(kept) = self.kept.get_mut(sha) {
+            self.wide += usize::from(!std::mem::replace(&mut kept.wide, true));
+        }
+    }
+
+    pub(super) fn has_wide(&self) -> bool {
+        self.wide > 0
+    }
+
+    pub(super) fn is_wide(&self, sha: &str) -> bool {
+        self.kept.get(sha).is_some_and(|kept| kept.wide)
+    }
+
     /// Compiles and keeps a script; or what is wrong with it.
     pub(crate) fn load(&mut self, sha: String, body: &[u8]) -> Result<(), String> {
         if self.has(&sha) {
@@ -73,7 +94,7 @@ impl Scripts {
             .map_err(|text| format!("ERR Error compiling script (new function): {text}"))?;
         self.uses += 1;
         self.bytes += body.len();
-        let kept = Kept { body: body.into(), flags, script, used: self.uses };
+        let kept = Kept { body: body.into(), flags, script, used: self.uses, wide: false };
         self.kept.insert(sha, kept);
         while self.kept.len() > SCRIPTS_MAX
             || self.bytes > SCRIPTS_BYTES_MAX && self.kept.len() > 1
@@ -88,13 +109,14 @@ impl Scripts {
         let oldest = oldest.map(|(sha, _)| sha.clone());
         if let Some(kept) = oldest.and_then(|sha| self.kept.remove(&sha)) {
             self.bytes -= kept.body.len();
+            self.wide -= usize::from(kept.wide);
         }
     }
 
     /// Forgets all scripts.
     pub(crate) fn flush(&mut self) {
         self.kept.clear();
-        self.bytes = 0;
+        (self.bytes, self.wide) = (0, 0);
     }
 
     #[cfg(test)]

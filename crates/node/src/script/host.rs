@@ -14,6 +14,10 @@ use quorate_script::{CallError, Host, RunError};
 const UNDECLARED: &str = "ERR Script attempted to access a key that it did not declare, in a shard \
                           of none of its keys: name every key in KEYS";
 
+/// The reply of a script that was ended after it had removed everything.
+const CLEARED: &str = "ERR The script was ended because it took too long; it had removed all keys \
+                       before, which cannot be taken back, and nothing else that it did was kept";
+
 /// The same for a command over the whole keyspace.
 const WHOLE: &str = "ERR This command needs the whole keyspace, which a script of a cluster does \
                      not have";
@@ -25,6 +29,8 @@ pub(super) struct ScriptHost<'a> {
     declared: usize,
     now: Millis,
     read_only: bool,
+    /// It may be taken back and executed again with all shards at hand.
+    may_want_all: bool,
     /// For commands that are about a connection.
     conn: Conn,
 }
@@ -35,17 +41,44 @@ impl<'a> ScriptHost<'a> {
         shards: &[ShardId],
         now: Millis,
         read_only: bool,
+        may_want_all: bool,
     ) -> Self {
         let mut conn = Conn::new(0, String::new(), String::new(), worker.now.mono);
         conn.in_exec = true;
-        let shards: Vec<_> = shards.iter().map(|&s| (s, worker.batch_bytes(s))).collect();
-        let declared = shards.len();
-        Self { worker, shards, declared, now, read_only, conn }
+        let mut host =
+            Self { worker, shards: Vec::new(), declared: shards.len(), now, read_only, may_want_all, conn };
+        shards.iter().for_each(|&shard| host.take(shard));
+        host
     }
 
+    fn take(&mut self, shard: ShardId) {
+        self.worker.db.shard(shard).prepare_undo();
+        self.shards.push((shard, self.worker.batch_bytes(shard)));
+    }
+
+    /// Keeps what the script did, or takes it back if the script was ended.
     pub(super) fn finish(mut self, result: Result<(), RunError>) -> Result<(), Error> {
+        let ended = matches!(result, Err(RunError::Stopped(_)));
+        let mut outcome = super::outcome(result);
+        for &(shard, _) in &self.shards {
+            let keyspace = self.worker.db.shard(shard);
+            if !ended {
+                keyspace.keep();
+                continue;
+            }
+            match keyspace.undo() {
+                Ok(true) => {}
+                Ok(false) => outcome = Err(Error::text(CLEARED)),
+                Err(problem) => {
+                    if self.worker.in_cluster() {
+                        self.worker.peers.damaged = Some(shard);
+                    }
+                    outcome = Err(problem.into());
+                }
+            }
+        }
         self.worker.scripts.widened = self.shards.split_off(self.declared);
-        super::outcome(result)
+        outcome
     }
 
     fn changed_bytes(&self) -> usize {
@@ -110,9 +143,13 @@ impl<'a> ScriptHost<'a> {
             // As if the script were many commands: nothing else executes here in between.
             for shard in new {
                 self.worker.touch(shard);
-                self.shards.push((shard, self.worker.batch_bytes(shard)));
+                self.take(shard);
             }
             return None;
+        }
+        if !self.worker.in_cluster() && self.may_want_all {
+            self.worker.scripts.wants_all = true;
+            return Some(CallError::Stop);
         }
         let whole = shards.len() == self.worker.db.map().shards() as usize && shards.len() > 1;
         let text = if whole && self.worker.in_cluster() { WHOLE } else { UNDECLARED };
