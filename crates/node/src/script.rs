@@ -159,7 +159,8 @@ impl Worker {
         if spec.name.starts_with("evalsha") {
             let body = self.scripts.body(args[1])?;
             let name: &[u8] = if spec.is(flag::READONLY) { b"EVAL_RO" } else { b"EVAL" };
-            let all: Vec<&[u8]> = [name, &body].into_iter().chain(args[2..].iter().copied()).collect();
+            let all: Vec<&[u8]> =
+                [name, &body].into_iter().chain(args[2..].iter().copied()).collect();
             return Some(Args::new(&all));
         }
         // What is wrong with it is said where it executes.
@@ -200,7 +201,9 @@ fn stopped_text(why: Stop) -> String {
 fn outcome(result: Result<(), RunError>) -> Result<(), Error> {
     match result {
         Ok(()) => Ok(()),
-        Err(RunError::Failed(text)) => Err(Error::owned(String::from_utf8_lossy(&text).into_owned())),
+        Err(RunError::Failed(text)) => {
+            Err(Error::owned(String::from_utf8_lossy(&text).into_owned()))
+        }
         Err(RunError::Stopped(why)) => Err(Error::owned(stopped_text(why))),
     }
 }

@@ -537,10 +537,7 @@ impl Worker {
         }
         if let Some(block) = outcome {
             let keys = keys_of(spec, args);
-            let work = Work::Command {
-                command: Command::Data(spec),
-                args: owned(args, &block),
-            };
+            let work = Work::Command { command: Command::Data(spec), args: owned(args, &block) };
             let job = self.new_job(Origin::Local(conn.id), conn.proto, work, shards);
             conn.parked = Some(Parked::Job(job.id));
             self.block(job, keys, &block);

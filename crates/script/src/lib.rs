@@ -293,9 +293,9 @@ impl Engine {
         let run = Run { name: "", keys, args, proto: Proto::Resp2, seed: 0, limits };
         let result = self.prepared(&run, |engine| {
             let own = Rc::clone(&engine.shared);
-            let register = engine.lua.create_function(move |_, args: MultiValue| {
-                library::register(&own, &args)
-            })?;
+            let register = engine
+                .lua
+                .create_function(move |_, args: MultiValue| library::register(&own, &args))?;
             engine.redis.raw_set("register_function", register)?;
             engine.run.call::<MultiValue>(function)
         });

@@ -96,8 +96,7 @@ impl Scripts {
         self.bytes += body.len();
         let kept = Kept { body: body.into(), flags, script, used: self.uses, wide: false };
         self.kept.insert(sha, kept);
-        while self.kept.len() > SCRIPTS_MAX
-            || self.bytes > SCRIPTS_BYTES_MAX && self.kept.len() > 1
+        while self.kept.len() > SCRIPTS_MAX || self.bytes > SCRIPTS_BYTES_MAX && self.kept.len() > 1
         {
             self.drop_oldest();
         }

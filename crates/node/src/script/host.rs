@@ -45,8 +45,15 @@ impl<'a> ScriptHost<'a> {
     ) -> Self {
         let mut conn = Conn::new(0, String::new(), String::new(), worker.now.mono);
         conn.in_exec = true;
-        let mut host =
-            Self { worker, shards: Vec::new(), declared: shards.len(), now, read_only, may_want_all, conn };
+        let mut host = Self {
+            worker,
+            shards: Vec::new(),
+            declared: shards.len(),
+            now,
+            read_only,
+            may_want_all,
+            conn,
+        };
         shards.iter().for_each(|&shard| host.take(shard));
         host
     }

@@ -86,10 +86,13 @@ fn a_script_is_known_by_its_sha_at_every_worker() {
     bench.check(&["SCRIPT", "EXISTS", &sha, "x"], "*2|:1|:0|");
     for key in KEYS {
         bench.check(&["EVALSHA", &sha.to_uppercase(), "1", key, "v"], "$1|v|");
-        bench.check(&["EVALSHA_RO", &sha, "1", key, "v"], &format!(
-            "-ERR Write commands are not allowed from read-only scripts. script: {sha}, on \
+        bench.check(
+            &["EVALSHA_RO", &sha, "1", key, "v"],
+            &format!(
+                "-ERR Write commands are not allowed from read-only scripts. script: {sha}, on \
              @user_script:1.|"
-        ));
+            ),
+        );
     }
     bench.check(&["SCRIPT", "FLUSH"], "+OK|");
     bench.check(&["EVALSHA", &sha, "1", "a", "v"], missing);
@@ -135,23 +138,39 @@ fn wrong_calls_get_redis_errors() {
     let mut bench = Bench::new();
     bench.check(&["EVAL", "return 1", "x"], "-ERR value is not an integer or out of range|");
     bench.check(&["EVAL", "return 1", "-1"], "-ERR Number of keys can't be negative|");
-    bench.check(&["EVAL", "return 1", "2", "a"],
-        "-ERR Number of keys can't be greater than number of args|");
+    bench.check(
+        &["EVAL", "return 1", "2", "a"],
+        "-ERR Number of keys can't be greater than number of args|",
+    );
     bench.check(&["EVAL", "return", "0", "a"], "$-1|");
-    bench.check(&["EVAL", "x =", "0"], "-ERR Error compiling script (new function): \
-                user_script:1: unexpected symbol near '<eof>'|");
-    bench.check(&["SCRIPT", "LOAD", "x ="], "-ERR Error compiling script (new function): \
-                user_script:1: unexpected symbol near '<eof>'|");
+    bench.check(
+        &["EVAL", "x =", "0"],
+        "-ERR Error compiling script (new function): \
+                user_script:1: unexpected symbol near '<eof>'|",
+    );
+    bench.check(
+        &["SCRIPT", "LOAD", "x ="],
+        "-ERR Error compiling script (new function): \
+                user_script:1: unexpected symbol near '<eof>'|",
+    );
     bench.check(&["SCRIPT", "FLUSH", "x"], "-ERR SCRIPT FLUSH only support SYNC|ASYNC option|");
     bench.check(&["SCRIPT", "KILL"], "-NOTBUSY No scripts in execution right now.|");
-    bench.check(&["SCRIPT", "DEBUG", "YES"],
-        "-ERR Scripts cannot be debugged on this server: try them on a Redis server|");
-    bench.check(&["EVAL", "#!lua flags=no-writes\nreturn redis.pcall('SET', KEYS[1], 1)", "1", "a"],
-        "-ERR Write commands are not allowed from read-only scripts.|");
-    bench.check(&["EVAL_RO", "#!lua\nreturn 1", "0"],
-        "-ERR Can not execute a script with write flag using *_ro command.|");
-    bench.check(&["EVAL", "return redis.pcall('MULTI')", "0"],
-        "-ERR This Redis command is not allowed from script|");
+    bench.check(
+        &["SCRIPT", "DEBUG", "YES"],
+        "-ERR Scripts cannot be debugged on this server: try them on a Redis server|",
+    );
+    bench.check(
+        &["EVAL", "#!lua flags=no-writes\nreturn redis.pcall('SET', KEYS[1], 1)", "1", "a"],
+        "-ERR Write commands are not allowed from read-only scripts.|",
+    );
+    bench.check(
+        &["EVAL_RO", "#!lua\nreturn 1", "0"],
+        "-ERR Can not execute a script with write flag using *_ro command.|",
+    );
+    bench.check(
+        &["EVAL", "return redis.pcall('MULTI')", "0"],
+        "-ERR This Redis command is not allowed from script|",
+    );
 }
 
 #[test]
@@ -244,9 +263,10 @@ mod in_a_cluster {
 
     #[test]
     fn a_script_whose_answer_is_lost_is_no_second_execution() {
-        let (mut cluster, clients) = cluster();
-        let shard = cluster.nodes[0].workers[0].db.map().place(b"a").shard;
-        let leader = cluster.leader(shard).unwrap();
+        let mut cluster = Cluster::new(3, 1, 1);
+        cluster.elect();
+        let clients = [0, 1, 2].map(|at| cluster.nodes[at].client());
+        let leader = cluster.leader(0).unwrap();
         let (client, other) = (clients[leader], (leader + 1) % 3);
         assert_eq!(cluster.wait(leader, client, &format!("{INCR} a"), 5_000), ":1|");
         // It is executed, but nobody else learns of it before the leader is cut off.
