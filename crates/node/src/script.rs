@@ -41,8 +41,19 @@ const SHA_LEN: usize = 40;
 
 const NOSCRIPT: Error = Error::text("NOSCRIPT No matching script. Please use EVAL.");
 
-/// The keys and the other arguments of a script or function.
-fn split<'a>(args: &'a [&'a [u8]]) -> Result<(&'a [&'a [u8]], &'a [&'a [u8]]), Error> {
+type Words<'a> = &'a [&'a [u8]];
+
+/// Where and when a script executes.
+pub(crate) struct Scene<'a> {
+    /// The shards that it holds.
+    pub(crate) shards: &'a [ShardId],
+    pub(crate) now: Millis,
+    /// It cannot be executed again with other shards.
+    pub(crate) in_transaction: bool,
+}
+
+/// The keys and the other arguments of a script.
+fn split<'a>(args: Words<'a>) -> Result<(Words<'a>, Words<'a>), Error> {
     let count = parse::integer(args[2]).ok_or(Error::NotInteger)?;
     let rest = &args[3..];
     match usize::try_from(count) {
@@ -63,15 +74,13 @@ impl Worker {
         }
     }
 
-    /// Executes a script with `shards` at hand and appends its reply to `out`, or gives the error
+    /// Executes a script and appends its reply to `out`, or gives the error
     /// to reply.
     pub(crate) fn run_script(
         &mut self,
         spec: &Spec,
         args: &[&[u8]],
-        shards: &[ShardId],
-        now: Millis,
-        in_transaction: bool,
+        scene: &Scene<'_>,
         proto: Proto,
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
@@ -96,7 +105,7 @@ impl Worker {
             limits: self.script_limits(),
         };
         let mut engine = self.scripts.take_engine();
-        let mut host = ScriptHost::new(self, shards, now, read_only, !in_transaction);
+        let mut host = ScriptHost::new(self, scene, read_only);
         let result = engine.run(&script, &run, &mut host, out);
         let end = host.finish(result);
         self.scripts.put_engine(engine);

@@ -14,6 +14,7 @@ use crate::output::{Output, Owner};
 use crate::pubsub::PubSub;
 use crate::replica::routing::TOKENS;
 use crate::replica::{Peers, Replica};
+use crate::script::Scene;
 use crate::shard::{Durability, Shard};
 use crate::stats::Stats;
 use quorate_base::ids::NodeId;
@@ -568,8 +569,9 @@ impl Worker {
         let start = output.mark();
         let before: SmallCounts = shards.iter().map(|&s| self.batch_bytes(s)).collect();
         let (result, blocked) = if spec.flags & flag::SCRIPT != 0 {
-            let (now, out) = (self.now.wall, output.buffer());
-            (self.run_script(spec, args, shards, now, mode.in_transaction, proto, out), None)
+            let (now, in_transaction) = (self.now.wall, mode.in_transaction);
+            let scene = Scene { shards, now, in_transaction };
+            (self.run_script(spec, args, &scene, proto, output.buffer()), None)
         } else {
             let mut ctx = Ctx {
                 db: &mut self.db,

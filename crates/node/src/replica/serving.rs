@@ -11,6 +11,7 @@ use crate::job::{Args, Job, JobId, Origin, Work};
 use crate::peer::Address;
 use crate::peer::message::{Body, Cancel, PeerMessage, Refusal, Request};
 use crate::replica::gateway;
+use crate::script::Scene;
 use crate::worker::{Mode, TRANSACTION_BYTES_MAX, TRANSACTION_TOO_LARGE, TURN_BYTES_MAX, Worker};
 use crate::worker::{keys_of, owned};
 use quorate_base::codec::put_varint;
@@ -209,7 +210,8 @@ impl Worker {
         let now = self.db.shard(shard).now();
         let mut reply = Vec::new();
         let (result, blocked) = if spec.flags & flag::SCRIPT != 0 {
-            (self.run_script(spec, args, &[shard], now, true, proto, &mut reply), None)
+            let scene = Scene { shards: &[shard], now, in_transaction: true };
+            (self.run_script(spec, args, &scene, proto, &mut reply), None)
         } else {
             let mut ctx = Ctx {
                 db: &mut self.db,

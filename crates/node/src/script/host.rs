@@ -2,6 +2,7 @@
 
 use crate::conn::Conn;
 use crate::dispatch::{Command, ShardList};
+use crate::script::Scene;
 use crate::session::CONTAINER;
 use crate::worker::{TRANSACTION_BYTES_MAX, TRANSACTION_TOO_LARGE, Worker};
 use quorate_base::{Index, Millis, ShardId};
@@ -36,25 +37,19 @@ pub(super) struct ScriptHost<'a> {
 }
 
 impl<'a> ScriptHost<'a> {
-    pub(super) fn new(
-        worker: &'a mut Worker,
-        shards: &[ShardId],
-        now: Millis,
-        read_only: bool,
-        may_want_all: bool,
-    ) -> Self {
+    pub(super) fn new(worker: &'a mut Worker, scene: &Scene<'_>, read_only: bool) -> Self {
         let mut conn = Conn::new(0, String::new(), String::new(), worker.now.mono);
         conn.in_exec = true;
         let mut host = Self {
             worker,
             shards: Vec::new(),
-            declared: shards.len(),
-            now,
+            declared: scene.shards.len(),
+            now: scene.now,
             read_only,
-            may_want_all,
+            may_want_all: !scene.in_transaction,
             conn,
         };
-        shards.iter().for_each(|&shard| host.take(shard));
+        scene.shards.iter().for_each(|&shard| host.take(shard));
         host
     }
 
