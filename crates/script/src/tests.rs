@@ -545,3 +545,121 @@ fn libraries_register_functions() {
         assert_eq!(engine.load_library(code.as_bytes(), LIMITS).unwrap_err(), text, "{code}");
     }
 }
+
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A Lua expression for a text of any bytes.
+    fn literal(bytes: &[u8]) -> String {
+        let escaped: String = bytes.iter().map(|byte| format!("\\{byte:03}")).collect();
+        format!("'{escaped}'")
+    }
+
+    /// An expression for a value that JSON and MessagePack can hold.
+    fn value() -> impl Strategy<Value = String> {
+        let text = prop::collection::vec(any::<u8>(), 0..40);
+        let leaf = prop_oneof![
+            any::<i32>().prop_map(|n| n.to_string()),
+            (-1_000_000i64..1_000_000).prop_map(|n| format!("{n} / 64")),
+            (-(1i64 << 46)..1 << 46).prop_map(|n| n.to_string()),
+            any::<bool>().prop_map(|b| b.to_string()),
+            text.clone().prop_map(|bytes| literal(&bytes)),
+        ];
+        leaf.prop_recursive(4, 40, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..20)
+                    .prop_map(|items| format!("{{{}}}", items.join(","))),
+                prop::collection::btree_map(text.clone(), inner, 0..6).prop_map(|pairs| {
+                    let pairs: Vec<String> = pairs
+                        .iter()
+                        .map(|(key, value)| format!("[{}] = {value}", literal(key)))
+                        .collect();
+                    format!("{{{}}}", pairs.join(","))
+                }),
+            ]
+        })
+    }
+
+    const SAME: &str = "
+        local function same(a, b)
+            if type(a) ~= 'table' or type(b) ~= 'table' then return a == b end
+            for k, v in pairs(a) do if not same(v, b[k]) then return false end end
+            for k in pairs(b) do if a[k] == nil then return false end end
+            return true
+        end ";
+
+    /// An item of a format of `struct`, and an expression for what it can hold.
+    fn item() -> impl Strategy<Value = (String, String)> {
+        let integer = |option: &'static str, min: i64, max: i64| {
+            (min..=max).prop_map(move |n| (option.to_owned(), n.to_string()))
+        };
+        prop_oneof![
+            integer("b", -128, 127),
+            integer("B", 0, 255),
+            integer("h", -32_768, 32_767),
+            integer("H", 0, 65_535),
+            integer("i", i64::from(i32::MIN), i64::from(i32::MAX)),
+            integer("I3", 0, 0xff_ffff),
+            integer("l", -(1 << 53), 1 << 53),
+            (any::<i32>()).prop_map(|n| ("d".to_owned(), format!("{n} / 8"))),
+            prop::collection::vec(1u8.., 0..9).prop_map(|s| ("s".to_owned(), literal(&s))),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn json_and_messagepack_give_back_what_they_got(value in value()) {
+            for (write, read) in [
+                ("cjson.encode", "cjson.decode"),
+                ("cmsgpack.pack", "cmsgpack.unpack"),
+            ] {
+                // JSON has lists or objects only at its ends, and numbers of 14 digits.
+                let code = format!(
+                    "{SAME} cjson.encode_sparse_array(true) local v = {{{value}}} \
+                     return same({read}({write}(v)), v)"
+                );
+                let reply = Bench::new().run(Proto::Resp2, &code);
+                prop_assert_eq!(reply, Ok(":1|".into()), "{}", value);
+            }
+        }
+
+        #[test]
+        fn struct_gives_back_what_it_got(
+            items in prop::collection::vec(item(), 1..8),
+            order in prop::sample::select(vec!["<", ">", "!4", "!>", ""]),
+        ) {
+            let (options, values): (Vec<String>, Vec<String>) = items.into_iter().unzip();
+            let (format, values) = (options.concat(), values.join(","));
+            let code = format!(
+                "{SAME} local f = '{order}{format}' local v = {{{values}}} \
+                 local text = struct.pack(f, unpack(v)) local r = {{struct.unpack(f, text)}} \
+                 return same(v, {{unpack(r, 1, #v)}}) and r[#v + 1] == #text + 1"
+            );
+            prop_assert_eq!(Bench::new().run(Proto::Resp2, &code), Ok(":1|".into()), "{}", code);
+        }
+
+        #[test]
+        fn patterns_match_as_in_c(
+            subject in "[ab.]{0,9}",
+            pattern in r"[ab.%*+?^$()\[\]-]{0,8}",
+        ) {
+            let code = format!(
+                "local t = {{pcall(string.find, {subject}, {pattern})}} \
+                 local g = {{pcall(string.gsub, {subject}, {pattern}, '<%0>')}} \
+                 for i = 1, #g do t[#t + 1] = g[i] end \
+                 for i = 1, #t do t[i] = tostring(t[i]) end return table.concat(t, '|')",
+                subject = literal(subject.as_bytes()),
+                pattern = literal(pattern.as_bytes()),
+            );
+            let c = Lua::new_with(StdLib::STRING | StdLib::TABLE, LuaOptions::new()).unwrap();
+            let expected: String = c.load(code.as_str()).eval().unwrap();
+            let reply = Bench::new().run(Proto::Resp2, &code).unwrap();
+            let ours = reply.split_once('|').map(|(_, text)| text.trim_end_matches('|').to_owned());
+            let expected = expected.trim_end_matches('|').to_owned();
+            prop_assert_eq!(ours, Some(expected), "{} in {}", pattern, subject);
+        }
+    }
+}
