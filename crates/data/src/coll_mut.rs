@@ -3,6 +3,7 @@
 use crate::entry::{Coll, Entry, Kind, STORED, TOMB};
 use crate::keyspace::{Keyspace, generation, new_coll, seconds};
 use crate::sorted::{Sub, Val};
+use crate::undo::{Note, Opened};
 use std::ops::Deref;
 
 /// Changes one collection. Reads go to the [`Coll`] it dereferences to. The first change records
@@ -59,7 +60,9 @@ impl<'a> CollMut<'a> {
     pub fn put(&mut self, sub: &[u8], val: &[u8]) -> Option<Val> {
         self.begin();
         self.keyspace.recorder.put(sub, val);
-        self.coll.elements.put(sub, val, true)
+        let old = self.coll.elements.put(sub, val, true);
+        self.keyspace.note(|| Note::Element { sub: Sub::from_slice(sub), val: old.clone() });
+        old
     }
 
     /// Adds an element that is absent; false, and no change, if it is there.
@@ -68,6 +71,7 @@ impl<'a> CollMut<'a> {
         if inserted {
             self.begin();
             self.keyspace.recorder.put(sub, val);
+            self.keyspace.note(|| Note::Element { sub: Sub::from_slice(sub), val: None });
         }
         inserted
     }
@@ -77,6 +81,7 @@ impl<'a> CollMut<'a> {
         let old = self.coll.elements.remove(sub)?;
         self.begin();
         self.keyspace.recorder.remove(sub);
+        self.keyspace.note(|| Note::Element { sub: Sub::from_slice(sub), val: Some(old.clone()) });
         if self.coll.flags & STORED != 0 {
             self.coll.removed.push(Sub::from_slice(sub));
         }
@@ -116,6 +121,17 @@ impl<'a> CollMut<'a> {
             return;
         }
         self.state = State::Changed;
+        let (coll, existed) = (&self.coll, self.existed);
+        self.keyspace.note(|| match existed {
+            false => Note::Absent(coll.key.clone()),
+            true => Note::Opened(Box::new(Opened {
+                key: coll.key.clone(),
+                kind: coll.kind,
+                encoding: coll.encoding,
+                aux: coll.aux.clone(),
+                expiry: (coll.expiry != 0).then_some(coll.expiry),
+            })),
+        });
         self.keyspace.recorder.open(&self.coll.key, self.coll.kind, !self.existed);
         let version = match self.quiet {
             true => self.keyspace.bump_quietly(&self.coll.key),

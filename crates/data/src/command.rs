@@ -100,6 +100,16 @@ pub mod flag {
     pub const NO_MULTI: u32 = 1 << 11;
     /// Its keys are not at fixed positions.
     pub const MOVABLE_KEYS: u32 = 1 << 12;
+    /// May change data, which is not known before it executes; counts as a write.
+    pub const MAY_REPLICATE: u32 = 1 << 13;
+    /// A script or a function: the node executes it.
+    pub const SCRIPT: u32 = 1 << 14;
+    /// Its keys may be none.
+    pub const NO_MANDATORY_KEYS: u32 = 1 << 15;
+    /// Shown to MONITOR by itself.
+    pub const SKIP_MONITOR: u32 = 1 << 16;
+    /// What may change data.
+    pub const WRITES: u32 = WRITE | MAY_REPLICATE;
 }
 
 /// What a command executes in.

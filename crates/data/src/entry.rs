@@ -281,6 +281,11 @@ impl Entry {
         self.flags() & TOMB != 0
     }
 
+    /// A collection that is deleted because its last element went.
+    pub(crate) fn is_left_empty(&self) -> bool {
+        self.coll().is_some_and(|coll| coll.is_empty() && coll.kind != Kind::Stream)
+    }
+
     /// True unless deleted or expired at `now`.
     #[inline]
     pub fn is_live(&self, now: Millis) -> bool {

@@ -17,6 +17,7 @@ use crate::index::Index as KeyIndex;
 use crate::interest::Interest;
 use crate::requests::{Fate, Outcome, RequestId, Requests, outcome_of};
 use crate::table::{Mark, Table, TableError};
+use crate::undo::{Note, Undo};
 use quorate_base::{Index, Millis, Prng, ShardId};
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -61,6 +62,8 @@ pub struct Keyspace {
     pub(crate) sweep_from: Vec<u8>,
     pub(crate) entry_bytes: usize,
     pub(crate) requests: Requests,
+    /// What it takes to take back the changes of the script that runs.
+    pub(crate) undo: Option<Undo>,
     interest: Interest,
     deletions: Box<[u64; DELETION_CELLS]>,
     /// The greatest version that was read since [`Keyspace::reset_observed`].
@@ -105,6 +108,7 @@ impl Keyspace {
             sweep_from: Vec::new(),
             entry_bytes: 0,
             requests: Requests::default(),
+            undo: None,
             interest: Interest::default(),
             deletions,
             observed: Cell::new(0),
@@ -352,6 +356,10 @@ impl Keyspace {
             }
             let dirty = self.cycle.dirty();
             let (flags, before) = (entry.flags(), entry.bytes());
+            if let Some(undo) = &mut self.undo {
+                let old = entry.value().expect("a plain string has a value");
+                undo.push(Note::Whole(Entry::string(key, old, 0, None, entry.is_raw(), 0)));
+            }
             entry.replace_plain(value, version, raw, seconds(now), flags & STORED | dirty);
             self.entry_bytes = self.entry_bytes + entry.bytes() - before;
             if flags & dirty == 0 {
@@ -397,6 +405,7 @@ impl Keyspace {
         let maybe_stored = if self.resident { 0 } else { STORED };
         let dirty = self.cycle.dirty();
         let Some(entry) = self.index.get_mut(place, key) else {
+            self.note(|| Note::Absent(key.into()));
             let mut entry = Entry::string(key, value, version, expiry, raw, accessed);
             entry.set_flags(entry.flags() | dirty | maybe_stored);
             self.dirty.push(place);
@@ -411,13 +420,15 @@ impl Keyspace {
         let flags = entry.flags();
         let old_expiry = entry.expiry();
         let before = entry.bytes();
-        *entry = Entry::string(key, value, version, expiry, raw, accessed);
+        let new = Entry::string(key, value, version, expiry, raw, accessed);
+        let old = std::mem::replace(entry, new);
         entry.set_flags(entry.flags() | flags & STORED | dirty);
         self.entry_bytes = self.entry_bytes + entry.bytes() - before;
         if flags & dirty == 0 {
             self.dirty.push(place);
             self.dirty_bytes += entry.bytes();
         }
+        self.note(|| if old.is_tomb() { Note::Absent(key.into()) } else { Note::Whole(old) });
         if old_expiry != expiry {
             self.move_expiry(place, old_expiry, expiry);
         }
@@ -446,6 +457,10 @@ impl Keyspace {
 
     pub(crate) fn place_patch(&mut self, place: u64, key: &[u8], offset: usize, data: &[u8]) {
         let version = self.bump(key);
+        if let Some(undo) = &mut self.undo {
+            let entry = self.index.get(place, key).expect("the caller loaded the key");
+            undo.push(patched(entry, offset, data.len()));
+        }
         self.change(place, key, |entry| {
             entry.patch(offset, data);
             entry.set_flags(entry.flags() | RAW);
@@ -467,6 +482,7 @@ impl Keyspace {
             entry.set_expiry(expiry);
             entry.set_version(version);
         });
+        self.note(|| Note::Expiry { key: key.into(), expiry: old });
         self.move_expiry(place, old, expiry);
     }
 
@@ -504,17 +520,21 @@ impl Keyspace {
         };
         let (flags, bytes, expiry) = (entry.flags(), entry.bytes(), entry.expiry());
         self.entry_bytes -= bytes;
-        if flags & STORED == 0 {
-            self.index.remove(place, key);
+        let old = if flags & STORED == 0 {
+            self.index.remove(place, key)
         } else {
             let dirty = self.cycle.dirty();
-            *entry = Entry::tomb(key, version);
+            let old = std::mem::replace(entry, Entry::tomb(key, version));
             entry.set_flags(TOMB | STORED | dirty);
             self.entry_bytes += entry.bytes();
             if flags & dirty == 0 {
                 self.dirty.push(place);
                 self.dirty_bytes += bytes;
             }
+            Some(old)
+        };
+        if let Some(old) = old.filter(|old| !because_expired && !old.is_left_empty()) {
+            self.note(|| Note::Whole(old));
         }
         self.move_expiry(place, expiry, None);
     }
@@ -531,6 +551,7 @@ impl Keyspace {
     }
 
     pub(crate) fn place_clear(&mut self) {
+        self.note_cleared();
         self.tell_cleared();
         self.cut_rest();
         let version = self.recorder.bump();
@@ -579,6 +600,7 @@ impl Keyspace {
         (from_place, from): (u64, &[u8]),
         (to_place, to): (u64, &[u8]),
     ) {
+        self.note(|| Note::Renamed { from: from.into(), to: to.into() });
         self.settle(from_place, from);
         self.settle(to_place, to);
         let version = self.bump(to);
@@ -748,6 +770,19 @@ impl Keyspace {
     pub(crate) fn bury(&mut self, place: u64, generation: u64) {
         if generation != 0 {
             self.dead.push((place, generation));
+        }
+    }
+}
+
+/// What it takes to take back a patch of so many bytes.
+fn patched(entry: &Entry, offset: usize, len: usize) -> Note {
+    let key = entry.key();
+    let value = entry.value().expect("only strings are patched");
+    match value.get(offset..offset + len) {
+        Some(bytes) => Note::Patched { key: key.into(), offset, bytes: bytes.to_vec() },
+        None => {
+            let (expiry, raw) = (entry.expiry(), entry.is_raw());
+            Note::Whole(Entry::string(key, value, 0, expiry, raw, 0))
         }
     }
 }

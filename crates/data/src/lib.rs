@@ -26,6 +26,7 @@ pub mod sorted;
 mod sweep;
 pub mod table;
 pub mod testing;
+mod undo;
 
 pub use command::{Ctx, Spec};
 pub use db::Db;

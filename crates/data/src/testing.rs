@@ -274,6 +274,23 @@ impl Harness {
         out
     }
 
+    /// Executes commands as a transaction and takes back what they changed.
+    pub fn run_and_undo(&mut self, commands: &[&[&[u8]]]) {
+        let (now, index) = (self.now, self.index);
+        for keyspace in self.db.iter_mut() {
+            keyspace.begin_batch(index, now);
+            keyspace.prepare_undo();
+        }
+        for args in commands {
+            self.execute(args, true, &mut Vec::new());
+        }
+        for keyspace in self.db.iter_mut() {
+            let undone = keyspace.undo().expect("the table can be read");
+            assert!(undone, "FLUSHALL cannot be taken back");
+        }
+        self.finish_batches();
+    }
+
     fn execute(&mut self, args: &[&[u8]], in_transaction: bool, out: &mut Vec<u8>) {
         let mut reply = Reply::new(out, self.proto);
         let mark = reply.mark();

@@ -47,6 +47,7 @@ fn main() {
         memory_bytes_max: 8 << 30,
         flush_bytes: 4 << 20,
         query_buffer_bytes_max: 1 << 30,
+        script_watch: None,
         about: About::default(),
     };
     let starts = (0..SHARDS).map(|shard| ShardStart {

@@ -156,6 +156,14 @@ impl Worker {
             }
             (work, _) => unreachable!("{work:?} needs no shards"),
         }
+        if std::mem::take(&mut self.scripts.wants_all) {
+            if let Some(client) = taken {
+                self.put_back(client);
+            }
+            self.release_shards(&job);
+            job.shards = (0..self.db.map().shards()).collect();
+            return self.start(job);
+        }
         if let Some((keys, args, block)) = blocked {
             if let Some(client) = taken {
                 self.put_back(client);

@@ -19,9 +19,7 @@ impl Worker {
         let outside = *question == Question::Status;
         if self.config.workers == 1 && !outside || conn.in_exec {
             if question.changes() {
-                for worker in (0..self.config.workers).filter(|&w| w != this) {
-                    self.tell(worker, Message::Ask { job: NO_JOB, question: question.clone() });
-                }
+                self.tell_others(question);
             }
             return self.conclude(conn, question, vec![own]);
         }
@@ -37,6 +35,14 @@ impl Worker {
             self.effects.push(Effect::Observe { job: job.id });
         }
         self.jobs.insert(job.id, job);
+    }
+
+    /// Asks all other workers and waits for no answer.
+    pub(crate) fn tell_others(&mut self, question: &Question) {
+        let this = self.id;
+        for worker in (0..self.config.workers).filter(|&w| w != this) {
+            self.tell(worker, Message::Ask { job: NO_JOB, question: question.clone() });
+        }
     }
 
     pub(crate) fn on_ask(&mut self, from: WorkerId, job: JobId, question: &Question) {

@@ -22,6 +22,9 @@ pub struct Config {
     pub flush_bytes: usize,
     /// A client that sends more than this without a complete command is closed.
     pub query_buffer_bytes_max: usize,
+    /// A clock in milliseconds by which scripts are ended; without one only what they execute is
+    /// counted.
+    pub script_watch: Option<fn() -> u64>,
     /// What INFO and HELLO say of the node.
     pub about: About,
 }

@@ -94,6 +94,11 @@ impl Command {
         self.flags() & flags == flags
     }
 
+    /// Whether it changes data, or may.
+    pub(crate) fn may_write(self) -> bool {
+        self.flags() & flag::WRITES != 0
+    }
+
     /// Whether it executes only where shards are at hand.
     fn needs_shards(self) -> bool {
         match self {
@@ -103,7 +108,7 @@ impl Command {
     }
 
     #[inline]
-    fn accepts(self, count: usize) -> bool {
+    pub(crate) fn accepts(self, count: usize) -> bool {
         accepts(self.arity(), count)
     }
 }
@@ -136,6 +141,10 @@ impl Commands {
         let mut by_name = HashMap::default();
         for (group, spec) in quorate_data::command::families() {
             let entry = Entry { group, command: Command::Data(spec) };
+            by_name.insert(spec.name.as_bytes(), entry);
+        }
+        for spec in crate::script::COMMANDS {
+            let entry = Entry { group: "scripting", command: Command::Data(spec) };
             by_name.insert(spec.name.as_bytes(), entry);
         }
         for (group, spec) in crate::session::families() {
@@ -336,13 +345,16 @@ impl Worker {
         let mut queued = conn.multi.iter().flat_map(|multi| &multi.queued);
         self.throttled
             && !self.disk_full
-            && (conn.multi.is_none() && command.is(flag::WRITE)
-                || command.name() == "exec" && queued.any(|(c, _)| c.is(flag::WRITE)))
+            && (conn.multi.is_none() && command.may_write()
+                || command.name() == "exec" && queued.any(|(c, _)| c.may_write()))
     }
 
     /// Executes a data command, here and now if its shards are at hand.
     #[inline]
     fn route(&mut self, conn: &mut Conn, spec: &'static Spec, args: &[&[u8]]) {
+        if spec.flags & flag::SCRIPT != 0 && self.lacks_script(spec, args) {
+            return self.execute_now(conn, spec, args, &ShardList::new());
+        }
         if self.in_cluster() {
             return self.route_replicated(conn, spec, args);
         }
@@ -369,7 +381,8 @@ impl Worker {
             return;
         }
         let mut positions = KeyPositions::new();
-        if spec.key_positions(args, &mut positions) {
+        let wide = spec.flags & flag::SCRIPT != 0 && self.needs_all_shards(spec, args);
+        if !wide && spec.key_positions(args, &mut positions) {
             out.extend(
                 positions
                     .iter()
@@ -385,7 +398,11 @@ impl Worker {
     }
 
     fn forward(&mut self, conn: &mut Conn, worker: WorkerId, command: Command, args: &[&[u8]]) {
-        let args = Args::new(args);
+        let script = match command {
+            Command::Data(spec) => self.travelling_script(spec, args),
+            Command::Session(_) => None,
+        };
+        let args = script.unwrap_or_else(|| Args::new(args));
         let slot = conn.output.reserve(args.memory_bytes());
         if !conn.forwarded.contains(&worker) {
             conn.forwarded.push(worker);

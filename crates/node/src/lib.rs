@@ -40,6 +40,7 @@ mod output;
 pub mod peer;
 mod pubsub;
 mod replica;
+mod script;
 mod session;
 mod shard;
 mod stats;

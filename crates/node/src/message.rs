@@ -158,6 +158,10 @@ pub enum Question {
     Replicas,
     /// QUORATE STATUS.
     Status,
+    /// SCRIPT LOAD of a script that was found valid.
+    LoadScript(Vec<u8>),
+    /// SCRIPT FLUSH.
+    FlushScripts,
 }
 
 impl Question {

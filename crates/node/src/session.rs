@@ -66,6 +66,7 @@ pub(crate) fn families() -> impl Iterator<Item = (&'static str, &'static Session
         ("server", quorate::COMMANDS),
         ("transactions", crate::transaction::COMMANDS),
         ("pubsub", crate::pubsub::COMMANDS),
+        ("scripting", crate::script::SESSION_COMMANDS),
     ];
     FAMILIES.iter().flat_map(|(group, specs)| specs.iter().map(move |spec| (*group, spec)))
 }
@@ -132,6 +133,7 @@ pub(crate) fn subs(command: &str) -> &'static [Sub] {
         ("module", admin::MODULE),
         ("pubsub", crate::pubsub::SUBS),
         ("quorate", quorate::SUBS),
+        ("script", crate::script::SUBS),
         ("slowlog", admin::SLOWLOG),
     ];
     CONTAINERS.iter().find(|(name, _)| *name == command).map_or(&[], |(_, subs)| subs)

@@ -111,6 +111,7 @@ impl Node {
             memory_bytes_max: 1 << 30,
             flush_bytes: 1 << 20,
             query_buffer_bytes_max: 1 << 30,
+            script_watch: None,
             about: About {
                 version: "0.1.0".into(),
                 pid: 1,

@@ -8,12 +8,13 @@ use crate::config::Config;
 use crate::conn::{Client, Conn, Parked};
 use crate::dispatch::{Command, Commands, ShardList};
 use crate::event::{ConnId, Effect, Event, Frame, Time, WorkerId};
-use crate::job::{Job, JobId, Origin, State};
+use crate::job::{Args, Job, JobId, Origin, State, Work};
 use crate::message::{Answer, Message, Requested, Travelling, home};
 use crate::output::{Output, Owner};
 use crate::pubsub::PubSub;
 use crate::replica::routing::TOKENS;
 use crate::replica::{Peers, Replica};
+use crate::script::Scene;
 use crate::shard::{Durability, Shard};
 use crate::stats::{Recent, Stats};
 use quorate_base::ids::NodeId;
@@ -82,6 +83,7 @@ pub struct Worker {
     pub(crate) pubsub: PubSub,
     pub(crate) stats: Stats,
     pub(crate) recent: Recent,
+    pub(crate) scripts: crate::script::Scripts,
     pub(crate) prng: Prng,
     pub(crate) disk_full: bool,
     pub(crate) reserve_used: bool,
@@ -199,6 +201,7 @@ impl Worker {
             pubsub: PubSub::default(),
             stats: Stats::default(),
             recent: Recent::default(),
+            scripts: crate::script::Scripts::default(),
             prng: Prng::new(seed),
             disk_full: false,
             reserve_used: false,
@@ -542,12 +545,14 @@ impl Worker {
     ) {
         let proto = conn.proto;
         let outcome = self.execute(&mut conn.output, proto, spec, args, shards, Mode::default());
+        if spec.flags & flag::SCRIPT != 0 && std::mem::take(&mut self.scripts.wants_all) {
+            let work = Work::Command { command: Command::Data(spec), args: Args::new(args) };
+            let all: Vec<ShardId> = (0..self.db.map().shards()).collect();
+            return self.park(conn, work, &all);
+        }
         if let Some(block) = outcome {
             let keys = keys_of(spec, args);
-            let work = crate::job::Work::Command {
-                command: Command::Data(spec),
-                args: owned(args, &block),
-            };
+            let work = Work::Command { command: Command::Data(spec), args: owned(args, &block) };
             let job = self.new_job(Origin::Local(conn.id), conn.proto, work, shards);
             conn.parked = Some(Parked::Job(job.id));
             self.block(job, keys, &block);
@@ -567,7 +572,7 @@ impl Worker {
     ) -> Option<Block> {
         if !mode.in_transaction {
             self.bound_turn();
-        } else if self.turn_bytes >= TRANSACTION_BYTES_MAX && spec.flags & flag::WRITE != 0 {
+        } else if self.turn_bytes >= TRANSACTION_BYTES_MAX && spec.flags & flag::WRITES != 0 {
             Reply::new(output.buffer(), proto).error(TRANSACTION_TOO_LARGE);
             self.stats.errors += 1;
             return None;
@@ -577,25 +582,39 @@ impl Worker {
         }
         let start = output.mark();
         let before: SmallCounts = shards.iter().map(|&s| self.batch_bytes(s)).collect();
-        let mut ctx = Ctx {
-            db: &mut self.db,
-            prng: &mut self.prng,
-            reply: Reply::new(output.buffer(), proto),
-            settings: &self.settings,
-            now: self.now.wall,
-            in_transaction: mode.in_transaction,
-            retried: mode.retried,
-            blocked: None,
+        let (result, blocked) = if spec.flags & flag::SCRIPT != 0 {
+            let (now, in_transaction) = (self.now.wall, mode.in_transaction);
+            let scene = Scene { shards, now, in_transaction };
+            (self.run_script(spec, args, &scene, proto, output.buffer()), None)
+        } else {
+            let mut ctx = Ctx {
+                db: &mut self.db,
+                prng: &mut self.prng,
+                reply: Reply::new(output.buffer(), proto),
+                settings: &self.settings,
+                now: self.now.wall,
+                in_transaction: mode.in_transaction,
+                retried: mode.retried,
+                blocked: None,
+            };
+            let result = (spec.run)(&mut ctx, args);
+            (result, ctx.blocked.take())
         };
-        let result = (spec.run)(&mut ctx, args);
-        let blocked = ctx.blocked.take();
-        if let Err(error) = result {
-            ctx.reply.truncate(start);
-            ctx.reply.error(error.to_string().as_bytes());
+        if self.scripts.wants_all {
+            output.buffer().truncate(start);
+        } else if let Err(error) = result {
+            let mut reply = Reply::new(output.buffer(), proto);
+            reply.truncate(start);
+            reply.error(error.to_string().as_bytes());
             self.stats.errors += 1;
         }
         for (&shard, &before) in shards.iter().zip(&before) {
             self.hold_reply(output, start, shard, before);
+        }
+        if spec.flags & flag::SCRIPT != 0 {
+            for (shard, before) in std::mem::take(&mut self.scripts.widened) {
+                self.hold_reply(output, start, shard, before);
+            }
         }
         blocked
     }

@@ -149,6 +149,12 @@ impl Clock {
     }
 }
 
+/// Milliseconds since some moment, by which scripts are ended that take too long.
+fn watch_ms() -> u64 {
+    static STARTED: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    STARTED.get_or_init(Instant::now).elapsed().as_millis() as u64
+}
+
 /// Ends the process when a part of it cannot go on.
 #[derive(Clone)]
 pub(crate) struct Fatal;
@@ -492,6 +498,7 @@ fn node_config(config: &Config, dir: &DataDir) -> Result<quorate_node::Config, S
         memory_bytes_max: config.memory_bytes().map_err(ServeError::Config)?,
         flush_bytes: FLUSH_BYTES,
         query_buffer_bytes_max: QUERY_BUFFER_BYTES_MAX,
+        script_watch: Some(watch_ms),
         about: About {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),

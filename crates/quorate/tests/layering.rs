@@ -44,8 +44,14 @@ const POLICIES: &[Policy] = &[
         rules: Rules::Pure,
     },
     Policy {
+        name: "script",
+        inner: &["base", "resp"],
+        outer: &["mlua", "sha1_smol"],
+        rules: Rules::Pure,
+    },
+    Policy {
         name: "node",
-        inner: &["base", "resp", "log", "data"],
+        inner: &["base", "resp", "log", "data", "script"],
         outer: &["smallvec"],
         rules: Rules::Pure,
     },

@@ -117,6 +117,7 @@ impl Shape {
             memory_bytes_max: self.knobs.memory_bytes * u64::from(self.workers),
             flush_bytes: self.knobs.flush_bytes,
             query_buffer_bytes_max: 1 << 30,
+            script_watch: None,
             about: About {
                 version: "0.0.0".into(),
                 pid: node as u32,

@@ -360,3 +360,58 @@ fn entries_that_make_no_sense_are_refused() {
     assert_eq!(keyspace.replay(1, &unknown), Err(ReplayError::Malformed(10)));
     assert_eq!(keyspace.replay(2, b""), Ok(()));
 }
+
+/// What clients see of a shard: versions and generations are others after a change was taken back.
+fn visible(dump: Dump) -> Vec<KeyDump> {
+    let same = |mut key: KeyDump| {
+        key.version = 0;
+        key.string = key.string.map(|(value, _)| (value, false));
+        key.coll = key.coll.map(|(_, encoding, aux)| (0, encoding, aux));
+        key
+    };
+    dump.entries.into_iter().map(same).collect()
+}
+
+fn slices(args: &[Vec<u8>]) -> Vec<&[u8]> {
+    args.iter().map(Vec::as_slice).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn what_is_taken_back_was_never_there(
+        before in prop::collection::vec((0..COMMANDS.len(), 0usize..32, any::<[u8; 6]>()), 0..12),
+        undone in prop::collection::vec((0..COMMANDS.len(), 0usize..32, any::<[u8; 6]>()), 1..12),
+        flush in any::<bool>(),
+    ) {
+        let mut h = Harness::with_replica(SHARDS);
+        for (family, line, picks) in before {
+            h.run_args(&slices(&command(family, line, picks)));
+        }
+        if flush {
+            for shard in 0..SHARDS {
+                let flush = h.db.shard(shard).cut(h.index - 1, 1);
+                h.tables[shard as usize].apply(&flush);
+                h.db.shard(shard).flushed(flush.mark);
+            }
+        }
+        // What expires is gone whether it is noticed or not.
+        h.now += 50;
+        for shard in 0..SHARDS {
+            h.expire_due(shard, 10_000);
+        }
+        let held: Vec<_> = h.db.iter_mut().map(|shard| visible(dump(shard))).collect();
+        let undone: Vec<Vec<Vec<u8>>> = undone
+            .into_iter()
+            .map(|(family, line, picks)| command(family, line, picks))
+            .filter(|args| args[0] != b"FLUSHALL")
+            .collect();
+        let undone: Vec<Vec<&[u8]>> = undone.iter().map(|args| slices(args)).collect();
+        let undone: Vec<&[&[u8]]> = undone.iter().map(Vec::as_slice).collect();
+        h.run_and_undo(&undone);
+        let holds: Vec<_> = h.db.iter_mut().map(|shard| visible(dump(shard))).collect();
+        prop_assert_eq!(held, holds);
+        h.check_replica();
+    }
+}

@@ -221,7 +221,7 @@ impl Worker {
             origin,
             proto,
             body,
-            writes: flags & flag::WRITE != 0,
+            writes: flags & flag::WRITES != 0,
             blocks: flags & flag::BLOCKING != 0,
             id: None,
             sent: 0,
@@ -234,13 +234,13 @@ impl Worker {
         self.stir(shard);
     }
 
-    /// [`flag::WRITE`] and [`flag::BLOCKING`] of what is requested.
+    /// [`flag::WRITES`] and [`flag::BLOCKING`] of what is requested.
     fn flags_of(&self, body: &Body) -> u32 {
         let of = |args: &Args| self.commands.get(args.slices()[0]).map_or(0, Command::flags);
         match body {
             Body::Command(args) | Body::Part(args) => of(args),
             Body::Exec { commands, .. } => {
-                commands.iter().map(of).fold(0, |all, flags| all | flags & flag::WRITE)
+                commands.iter().map(of).fold(0, |all, flags| all | flags & flag::WRITES)
             }
             Body::Watch(_) => 0,
             Body::Open(_) | Body::Outcome(_) => flag::WRITE,

@@ -39,7 +39,9 @@ impl Worker {
             [] => self.execute_now(conn, spec, args, &shards),
             [shard] => {
                 let blocks = spec.flags & flag::BLOCKING != 0;
-                self.ask_shard(conn, shard, Body::Command(Args::new(args)), blocks);
+                let script = self.travelling_script(spec, args);
+                let args = script.unwrap_or_else(|| Args::new(args));
+                self.ask_shard(conn, shard, Body::Command(args), blocks);
             }
             _ => conn.error(CROSS_SLOT),
         }
@@ -115,7 +117,8 @@ impl Worker {
         let multi = conn.multi.take().expect("EXEC was seen to follow MULTI");
         let watched = std::mem::take(&mut conn.watched);
         let watched = watched.into_iter().map(|w| (w.key, w.live, w.token)).collect();
-        let commands = multi.queued.into_iter().map(|(_, args)| args).collect();
+        let queued = multi.queued.into_iter();
+        let commands = queued.map(|(_, args)| self.travelling_args(args)).collect();
         self.ask_shard(conn, shard, Body::Exec { watched, commands }, false);
     }
 

@@ -11,6 +11,7 @@ use crate::job::{Args, Job, JobId, Origin, Work};
 use crate::peer::Address;
 use crate::peer::message::{Body, Cancel, PeerMessage, Refusal, Request};
 use crate::replica::gateway;
+use crate::script::Scene;
 use crate::worker::{Mode, TRANSACTION_BYTES_MAX, TRANSACTION_TOO_LARGE, TURN_BYTES_MAX, Worker};
 use crate::worker::{keys_of, owned};
 use quorate_base::codec::put_varint;
@@ -210,21 +211,26 @@ impl Worker {
         let before = self.batch_bytes(shard);
         let now = self.db.shard(shard).now();
         let mut reply = Vec::new();
-        let mut ctx = Ctx {
-            db: &mut self.db,
-            prng: &mut self.prng,
-            reply: Reply::new(&mut reply, proto),
-            settings: &self.settings,
-            now,
-            in_transaction: mode.in_transaction,
-            retried: mode.retried,
-            blocked: None,
+        let (result, blocked) = if spec.flags & flag::SCRIPT != 0 {
+            let scene = Scene { shards: &[shard], now, in_transaction: true };
+            (self.run_script(spec, args, &scene, proto, &mut reply), None)
+        } else {
+            let mut ctx = Ctx {
+                db: &mut self.db,
+                prng: &mut self.prng,
+                reply: Reply::new(&mut reply, proto),
+                settings: &self.settings,
+                now,
+                in_transaction: mode.in_transaction,
+                retried: mode.retried,
+                blocked: None,
+            };
+            let result = (spec.run)(&mut ctx, args);
+            (result, ctx.blocked.take())
         };
-        let result = (spec.run)(&mut ctx, args);
-        let blocked = ctx.blocked.take();
         if let Err(error) = result {
-            ctx.reply.truncate(0);
-            ctx.reply.error(error.to_string().as_bytes());
+            reply.clear();
+            Reply::new(&mut reply, proto).error(error.to_string().as_bytes());
             self.stats.errors += 1;
             if matches!(error, quorate_data::Error::Store(_)) {
                 self.peers.damaged = Some(shard);
@@ -264,7 +270,7 @@ impl Worker {
             let args = args.slices();
             match self.commands.get(args[0]) {
                 Some(Command::Data(spec))
-                    if spec.flags & flag::WRITE == 0
+                    if spec.flags & flag::WRITES == 0
                         || self.turn_bytes - start < TRANSACTION_BYTES_MAX =>
                 {
                     let mode = Mode { in_transaction: true, retried: false };

@@ -6,6 +6,7 @@ use crate::message::{Answer, ClientFilter, Question};
 use crate::stats::{Gauges, Stats};
 use crate::status::NodeStatus;
 use crate::worker::Worker;
+use quorate_script::sha1_hex;
 use std::sync::Arc;
 
 impl Worker {
@@ -36,6 +37,15 @@ impl Worker {
             }
             Question::ConfigSet(values) => {
                 super::config::apply(&mut self.settings, values);
+                Answer::Count(1)
+            }
+            Question::LoadScript(body) => {
+                // The worker that asks has compiled it.
+                let _ = self.scripts.load(sha1_hex(body), body);
+                Answer::Count(1)
+            }
+            Question::FlushScripts => {
+                self.scripts.flush();
                 Answer::Count(1)
             }
             Question::ResetStats => {
@@ -106,7 +116,9 @@ impl Worker {
                 }
             }
             Question::Unblock(..) => conn.reply().int(sum(&answers) as i64),
-            Question::Pause(..)
+            Question::LoadScript(body) => conn.reply().bulk(sha1_hex(body).as_bytes()),
+            Question::FlushScripts
+            | Question::Pause(..)
             | Question::Unpause
             | Question::ConfigSet(_)
             | Question::ResetStats => conn.reply().ok(),

@@ -458,7 +458,7 @@ impl Worker {
 
 /// Publishing counts too: what is published during a failover must not be lost.
 fn may_write(command: Command) -> bool {
-    command.is(flag::WRITE) || matches!(command.name(), "publish" | "spublish" | "pfcount")
+    command.may_write() || matches!(command.name(), "publish" | "spublish" | "pfcount")
 }
 
 fn help(_: &mut Worker, conn: &mut Conn, _: &[&[u8]]) {
