@@ -110,6 +110,7 @@ impl JournalThread {
     fn serve(&mut self) -> Result<(), JournalError> {
         let mut unsynced_since: Option<Instant> = None;
         let mut idle = false;
+        self.observed.disk_free(self.journal.room()?.disk_free_bytes);
         loop {
             let wait = match unsynced_since {
                 Some(since) => RELAXED_SYNC.saturating_sub(since.elapsed()),
