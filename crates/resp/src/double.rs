@@ -74,6 +74,7 @@ mod tests {
             (1e22, "1e+22"),
             (3.25e20, "3.25e+20"),
             (12_345_678_901_234_567_890.0, "12345678901234567000"),
+            (-1.1007393879093142e23, "-110073938790931420000000"),
             (1e100, "1e+100"),
             (f64::MAX, "1.7976931348623157e+308"),
             (5e-324, "5e-324"),
@@ -92,7 +93,7 @@ mod tests {
             let value = f64::from_bits(bits);
             proptest::prop_assume!(!value.is_nan());
             let text = format_double(value);
-            proptest::prop_assert!(text.len() <= 24);
+            proptest::prop_assert!(text.len() <= 25);
             proptest::prop_assert_eq!(text.parse::<f64>().unwrap().to_bits(), bits);
         }
     }
