@@ -169,7 +169,7 @@ return redis.call('type','k1').ok
 --
 return redis.call('expire','k1',10)
 --
-return {redis.call('set','k1','v','px',100),redis.call('pttl','k1')}
+return {redis.call('set','k1','v','px',100000),tostring(redis.call('pttl','k1') > 50000)}
 --
 return {1,redis.error_reply('E x'),2}
 --
