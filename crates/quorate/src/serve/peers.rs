@@ -1,4 +1,5 @@
-//! The thread that talks to the other nodes.
+//! The links with the other nodes: tasks of the only worker's thread, or, beside several workers,
+//! of a thread of their own.
 //!
 //! One connection for each pair of nodes, dialled by the one with the lower id. A connection is
 //! one session of a link (`session.rs`); when it breaks the dialler begins another one. Workers
