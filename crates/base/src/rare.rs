@@ -4,7 +4,8 @@
 //! names the paths that no run has reached: what is never reached is not tested.
 //!
 //! [`RarePath`] is the one list. Only paths of replicated shards are in it, since faults lead there.
-//! `crates/sim` tests that some seeds reach all of them, and that `docs/simulation.md` has them.
+//! `crates/sim` tests that its seeds go on reaching those that they reach, and that
+//! `docs/simulation.md` lists them all.
 
 use std::collections::BTreeMap;
 

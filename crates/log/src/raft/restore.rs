@@ -9,8 +9,8 @@
 //!
 //! It is written when anything but `commit` changed, which is a hint that may be old. Flags: 1 the
 //! replica is lost, 2 its votes are lost too, 4 it may have missed changes of members; `life` names the time since its last loss, and
-//! `bound` is where its log may have ended before (`lost`). Entries up to `void` in the journal are not of this log: a snapshot replaced them, or damage brought an
-//! older branch to light.
+//! `bound` is where its log may have ended before (`lost`). Entries up to `void` in the journal are
+//! not of this log: a snapshot replaced them, or damage brought an older branch to light.
 //! `members` as in `members`, agreed on at their index. Format 1 has term, vote and commit only.
 
 use super::members::{Conf, is_change};
