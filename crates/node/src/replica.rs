@@ -501,7 +501,6 @@ impl Worker {
             for shard in stirred {
                 self.ask_for_reads(shard, end);
                 self.drain(shard);
-                self.set_deadline(shard);
             }
             self.run_jobs();
             if self.touched.is_empty() && self.peers.stirred.is_empty() {
